@@ -1,0 +1,41 @@
+# Two commands: `make demo` and `make test`. The rest are their parts.
+PYTHON ?= python3.11
+VENV   ?= .venv
+BIN     = $(VENV)/bin
+DEV     = $(VENV)/.installed
+# torch_xla, when it is installed, replaces nn.GRU on import of transformers; only the xla runner wants it
+export USE_TORCH_XLA = 0
+# waiting threads sleep instead of spinning: with more threads than cores, spinning costs minutes
+export OMP_WAIT_POLICY = PASSIVE
+export HF_HUB_OFFLINE = 1
+
+.PHONY: demo test check nbtest pytest readme wheel clean
+
+demo: $(DEV)            ## environment, install, train and evaluate on the packaged sample
+	$(BIN)/tweetnb demo --out demo
+
+test: $(DEV) check nbtest pytest   ## environment, everything tested
+
+check: $(DEV)           ## are notebooks, modules and README in step?
+	PATH=$(abspath $(BIN)):$$PATH bash tools/check.sh
+
+nbtest: $(DEV)          ## every notebook, run from top to bottom
+	OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --flags ""
+
+pytest: $(DEV)
+	$(BIN)/python -m pytest -q --durations 15
+
+readme: $(DEV)          ## README.md from nbs/index.ipynb
+	$(BIN)/python tools/readme.py
+
+wheel: $(DEV)
+	$(BIN)/python -m build --wheel
+
+$(DEV): settings.ini setup.py
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --upgrade pip
+	$(BIN)/pip install --quiet --editable ".[dev]"
+	touch $@
+
+clean:
+	rm -rf build dist *.egg-info demo runs _docs _proc

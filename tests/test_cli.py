@@ -1,0 +1,173 @@
+"""The command line as a person uses it: real processes, real files, exit codes, one-line errors.
+
+Runs without any development tool: CI also runs it against the installed wheel on the newest libraries.
+"""
+import gzip, json, os, subprocess, sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from tweetnb.core import data_path, sample_path
+
+
+def tweetnb(*args, ok=True, cwd=None):
+    "Run the command line in a process of its own"
+    env = {**os.environ, 'COLUMNS': '150', 'OMP_NUM_THREADS': '1'}
+    res = subprocess.run([sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)],
+                         capture_output=True, text=True, encoding='utf-8', env=env, cwd=cwd, timeout=600)
+    if ok: assert res.returncode == 0, res.stderr
+    return res
+
+
+@pytest.fixture(scope='module')
+def demo(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('demo')
+    return folder, tweetnb('demo', '--out', folder, '--epochs', 3)
+
+
+def test_demo(demo):
+    folder, res = demo
+    for said in 'Read', 'rejected', 'Split:', 'TF-IDF + logistic regression', 'bilstm', 'Confusion', 'tweetnb evaluate': assert said in res.stdout, said
+    info = json.loads((folder/'bundle'/'bundle.json').read_text(encoding='utf-8'))
+    assert .5 < info['scores']['accuracy'] < 1
+    form, mine = [pd.read_csv(o, dtype=str) for o in (sample_path('sample_submission.csv'), folder/'submission.csv')]
+    assert list(form.columns) == list(mine.columns) and (form.iloc[:, 0] == mine.iloc[:, 0]).all()
+    assert 'tqdm' not in res.stderr and '\r' not in res.stdout and '%|' not in res.stderr     # no bars in a log
+
+
+def test_same_seed_same_figures(demo, tmp_path):
+    again = tweetnb('demo', '--out', tmp_path, '--epochs', 3)
+    weights = [(folder/'bundle'/'model.safetensors').read_bytes() for folder in (demo[0], tmp_path)]
+    assert weights[0] == weights[1]
+    assert 'accuracy' in again.stdout
+
+
+def test_probabilities_survive_a_new_process(demo, tmp_path):
+    from tweetnb.bundle import load_bundle
+    tweets = pd.read_csv(sample_path('tweets_test.csv'), dtype=str)['text'].fillna('')
+    here = load_bundle(demo[0]/'bundle').predict_proba(tweets)
+    code = ("import sys, numpy as np, pandas as pd; from tweetnb.bundle import load_bundle; "
+            "t = pd.read_csv(sys.argv[2], dtype=str)['text'].fillna(''); np.save(sys.argv[3], load_bundle(sys.argv[1]).predict_proba(t))")
+    subprocess.run([sys.executable, '-c', code, demo[0]/'bundle', sample_path('tweets_test.csv'), tmp_path/'p.npy'], check=True)
+    np.testing.assert_allclose(np.load(tmp_path/'p.npy'), here, atol=1e-6)
+
+
+def test_evaluate_and_predict(demo, tmp_path):
+    scores = json.loads(tweetnb('evaluate', demo[0]/'bundle', sample_path('tweets.csv'), '--json').stdout)
+    assert .5 < scores['accuracy'] < 1 and scores['unseen_labels'] == []
+    tweetnb('predict', demo[0]/'bundle', sample_path('tweets_test.csv'), '--out', tmp_path/'p.csv')
+    given, got = pd.read_csv(sample_path('tweets_test.csv'), dtype=str), pd.read_csv(tmp_path/'p.csv', dtype=str)
+    assert (given['id'] == got['id']).all() and {'label', 'confidence'} <= set(got)
+
+
+def test_never_trained_label(demo, tmp_path):
+    file = tmp_path/'t.csv'
+    file.write_text('text,label\nwhat a day,negative\nlovely morning,positive\nhm,sarcastic\n', encoding='utf-8')
+    res = tweetnb('evaluate', demo[0]/'bundle', file)
+    assert 'never trained (sarcastic)' in res.stdout
+    assert json.loads(tweetnb('evaluate', demo[0]/'bundle', file, '--json').stdout)['unseen_labels'] == ['sarcastic']
+
+
+def write(path, text): path.write_text(text, encoding='utf-8'); return path
+
+def broken_files(d):
+    "Each broken input, and what its one line of error must mention"
+    row = 'text,label\n' + ''.join(f'tweet number {i} is {"good" if i%2 else "bad"},{"pos" if i%2 else "neg"}\n' for i in range(40))
+    packed = gzip.compress(row.encode()*50); (d/'cut.csv.gz').write_bytes(packed[:len(packed)//2])
+    (d/'picture.csv').write_bytes(bytes(range(256))*64)
+    return {'missing': (d/'no.csv', ['no.csv']),
+            'empty': (write(d/'empty.csv', ''), ['empty.csv', 'empty']),
+            'header only': (write(d/'header.csv', 'text,label\n'), ['header.csv']),
+            'no label column': (write(d/'nolabel.csv', 'text,when\nhello there,monday\nbye,friday\n'), ['nolabel.csv', 'label']),
+            'one class': (write(d/'one.csv', 'text,label\n' + 'a good day,pos\nanother one,pos\n'*9), ["'pos'"]),
+            'binary': (d/'picture.csv', ['picture.csv']),
+            'truncated gz': (d/'cut.csv.gz', ['cut.csv.gz']),
+            'folder': (d, [str(d)])}
+
+
+@pytest.mark.parametrize('case', ['missing', 'empty', 'header only', 'no label column', 'one class', 'binary', 'truncated gz'])
+def test_one_line_errors(case, tmp_path):
+    file, mentions = broken_files(tmp_path)[case]
+    res = tweetnb('train', file, '--out', tmp_path/'out', ok=False)
+    assert res.returncode == 1
+    line, = res.stderr.strip().splitlines()[-1:]
+    assert line.startswith('Error: ') and 'Traceback' not in res.stderr and 'bug' not in res.stderr
+    for o in mentions: assert o in line
+    assert not (tmp_path/'out').exists()
+
+
+def test_debug_shows_the_traceback(tmp_path):
+    assert 'Traceback' in tweetnb('train', tmp_path/'no.csv', '--debug', ok=False).stderr
+
+
+def test_missing_texts_and_numbers_are_counted(tmp_path):
+    rows = [f'{i},{("good" if i%2 else "bad")} day number {i},{"pos" if i%2 else "neg"}' for i in range(60)]
+    rows[3], rows[10] = '3,,pos', '10,,neg'
+    file = write(tmp_path/'t.csv', 'id,text,label\n' + '\n'.join(rows) + '\n')
+    out = tweetnb('train', file, '--out', tmp_path/'out', '--epochs', 1, '--hidden', 8, '--emb', 8).stdout
+    assert 'Read 60 rows' in out and 'kept 58, rejected 2' in out
+    numbers = write(tmp_path/'n.csv', 'text,label\n' + ''.join(f'{i},{"pos" if i%2 else "neg"}\n' for i in range(40)))
+    res = tweetnb('train', numbers, '--out', tmp_path/'out2', '--epochs', 1, '--hidden', 8, '--emb', 8, ok=False)
+    assert res.returncode == 0 or res.stderr.startswith('Error: ')
+
+
+def test_submission_is_checked(demo, tmp_path):
+    bundle, test = demo[0]/'bundle', sample_path('tweets_test.csv')
+    def predict(sample): return tweetnb('predict', bundle, test, '--sample', sample, '--out', tmp_path/'s.csv', ok=False)
+    form = sample_path('sample_submission.csv').read_text(encoding='utf-8').splitlines()
+    shuffled = [form[0]] + form[:0:-1]
+    assert predict(write(tmp_path/'a.csv', '\n'.join(shuffled) + '\n')).returncode == 0
+    assert [o.split(',')[0] for o in (tmp_path/'s.csv').read_text(encoding='utf-8').splitlines()] == [o.split(',')[0] for o in shuffled]
+    assert 'is not in the sample' in predict(write(tmp_path/'b.csv', '\n'.join(form[:-1]) + '\n')).stderr
+    assert 'is not among the tweets' in predict(write(tmp_path/'c.csv', '\n'.join([*form, 'nobody,0']) + '\n')).stderr
+    assert 'twice' in predict(write(tmp_path/'d.csv', '\n'.join([*form, form[-1]]) + '\n')).stderr
+    assert 'two' in predict(write(tmp_path/'e.csv', 'id\n1\n')).stderr
+
+
+def test_help_and_usage():
+    out = tweetnb('--help').stdout
+    for command in 'train', 'evaluate', 'predict', 'audit', 'demo': assert command in out
+    assert tweetnb('train', ok=False).returncode == 2
+    assert tweetnb('fly', ok=False).returncode == 2
+    assert tweetnb('--version').stdout.startswith('tweetnb ')
+
+
+def test_audit(tmp_path):
+    assert tweetnb('audit', sample_path('tweets.csv')).stdout.count('\n') > 10
+    assert tweetnb('audit', sample_path('tweets.csv'), '--strict', ok=False).returncode == 1
+
+
+def test_a_folder_of_something_else_is_not_replaced(tmp_path):
+    (tmp_path/'photos').mkdir(); write(tmp_path/'photos'/'cat.txt', 'meow')
+    res = tweetnb('train', sample_path('tweets.csv'), '--out', tmp_path/'photos', '--epochs', 1, '--limit', 300, ok=False)
+    assert res.returncode == 1 and 'something else' in res.stderr
+    assert (tmp_path/'photos'/'cat.txt').read_text() == 'meow'
+
+
+def test_importing_tweetnb_leaves_torch_xla_and_torchvision_alone():
+    code = ("import sys, tweetnb.cli, tweetnb.learner, tweetnb.bundle, tweetnb.audit, tweetnb.linear; "
+            "print(sorted({'torch_xla', 'torchvision', 'accelerate'} & set(sys.modules)))")
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert res.stdout.strip() == '[]'
+
+
+@pytest.mark.skipif(not data_path('arabizi', 'Test.csv').exists(), reason='needs TWEETNB_DATA/arabizi')
+def test_real_submission(tmp_path):
+    "A real competition: IDs, order and labels come back exactly, also where its sample lost two leading zeros"
+    folder = data_path('arabizi')
+    tweetnb('train', folder/'Train.csv', '--cleaner', 'arabizi', '--limit', 6000, '--epochs', 1, '--hidden', 16, '--emb', 16, '--no-baseline', '--out', tmp_path/'b')
+    out = tweetnb('predict', tmp_path/'b', folder/'Test.csv', '--sample', folder/'SampleSubmission.csv', '--out', tmp_path/'s.csv').stdout
+    form, mine = [pd.read_csv(o, dtype=str) for o in (folder/'SampleSubmission.csv', tmp_path/'s.csv')]
+    assert len(mine) == 30_000 and list(mine.columns) == ['ID', 'label'] and (mine['ID'] == form['ID']).all()
+    assert set(mine['label']) <= {'-1', '0', '1'} and '2 IDs lack their leading zeros' in out
+
+
+@pytest.mark.skipif(not data_path('sentiment140').exists(), reason='needs TWEETNB_DATA/sentiment140')
+def test_real_label_never_seen(tmp_path):
+    folder = data_path('sentiment140')
+    tweetnb('train', folder/'training.1600000.processed.noemoticon.head20k.csv', '--cleaner', 'sentiment140', '--epochs', 1, '--hidden', 16, '--emb', 16,
+            '--no-baseline', '--out', tmp_path/'b')
+    res = tweetnb('evaluate', tmp_path/'b', folder/'testdata.manual.2009.06.14.csv')
+    assert '139 of these tweets have a label that was never trained (2)' in res.stdout

@@ -1,0 +1,15 @@
+#!/usr/bin/env bash
+# Fail if exporting, cleaning or making the README changes anything: notebooks, modules and README are then out of step.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+state() { find nbs tweetnb README.md README_files -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' 2>/dev/null | sort | xargs sha256sum; }
+before=$(state)
+nbdev_export
+nbdev_clean
+python tools/readme.py
+if ! changed=$(diff <(echo "$before") <(state)); then
+    echo "Out of step (run nbdev_export, nbdev_clean and make readme, and commit the result):"
+    echo "$changed" | awk '{print $3}' | sed '/^$/d' | sort -u
+    exit 1
+fi
+echo "Notebooks, modules and README are in step."
