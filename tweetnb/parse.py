@@ -10,6 +10,7 @@ import codecs, csv, difflib, gzip, inspect, io, json, os, re, zlib
 from array import array
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +21,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fastcore.basics import patch
 
-from .core import TweetnbError
+from .core import TweetnbError, progress
 
 # %% ../nbs/01_parse.ipynb #d5710750
 class ReadReport(dict):
@@ -132,6 +133,7 @@ def _near(path):
     "A remedy for a path that is not there: the names that look like it"
     there = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
     close = difflib.get_close_matches(path.name, there, 3, 0.5)
+    if str(path).startswith('http'): return 'Fetch it first, for instance with tweetnb.fetch.download.'
     return f"Did you mean {' or '.join(close)}?" if close else 'Check the path.'
 
 # %% ../nbs/01_parse.ipynb #3da43d2b
@@ -180,6 +182,7 @@ def _wide(head):
 def _binary(head, path):
     "Raise if these bytes are no text"
     odd = np.count_nonzero(_CONTROL[np.frombuffer(head, np.uint8)])
+    if re.match(rb'\s*<(!doctype )?html', head, re.I): raise TweetnbError('this is a web page, not data', path=path, remedy='Fetch the raw file.')
     if 0 not in head and odd <= 0.02*len(head): return
     remedy = 'Give a CSV, TSV, JSONL, Parquet or text file.'
     if head.startswith(b'PK'): remedy = 'Save the sheet as CSV.' if _suffix(path) == '.xlsx' else 'Unpack it first.'
@@ -250,7 +253,8 @@ def _find_both(columns, text, label, path):
     rest = [c for c in columns if c != t]
     l = None if label is False else _find(rest, label, _LABEL, 'label', path)
     for missing,what in (t is None, 'text'), (l is None and label is True, 'label'):
-        if missing: raise TweetnbError(f'no column of {what}s was found', path=path, line=1, remedy=f"Name it with {what}=. There are: {', '.join(columns)}.")
+        if missing: raise TweetnbError(f'no column of {what}s was found', path=path, line=1,
+            remedy=f"Name it with {what}=, or all with names= if the first line is no header. There are: {', '.join(c[:40] for c in columns)}.")
     return t, l
 
 # %% ../nbs/01_parse.ipynb #93b80e14
@@ -375,7 +379,7 @@ def _arrow(rows, names): return pa.table({n: pa.array(v, pa.large_string()) for 
 
 def _read_csv(path, report, delimiter=None, names=None, multiline=None, encoding=None):
     "CSV or TSV; its first record is the header unless column `names` are given; `multiline`: may a quoted field hold line ends?"
-    delimiter = delimiter or ('\t' if _suffix(path) == '.tsv' else _delimiter(_head(path)))
+    delimiter = delimiter or ('\t' if _suffix(path) == '.tsv' else _delimiter(_head(path, encoding)))
     records = _records if multiline or multiline is None and delimiter != '\t' else _tab_records
     rows,at,wrong,broken,several = [],[],[],[],[]
     def flush():
@@ -463,15 +467,14 @@ def _one_by_one(path, report, encoding):
     for _,lines in _lines(path, report, encoding): yield from lines
 
 def _read_tweeteval(path, report, split=None, encoding=None):
-    "`x_text.txt` and `x_labels.txt`, of one or all splits"
-    for p,name in _pairs(Path(path), split).items():
-        q = p.with_name(p.name[:-9] + '_labels.txt')
-        n,m = [sum(len(ls) for _,ls in _lines(o, {}, encoding)) for o in (p, q)]
-        if n != m: raise TweetnbError(f'{m:,} labels for {n:,} texts', path=q, line=min(n, m) + 1, remedy='Line N of one must belong to line N of the other.')
-        rows,no = zip(_one_by_one(p, report, encoding), _one_by_one(q, report, encoding), [name]*n),1
-        while some := [r for r,_ in zip(rows, range(50_000))]:
-            yield _arrow(some, ['text', 'label', 'split']), np.arange(no, no + len(some))
-            no += len(some)
+    "`x_text.txt` and the `x_labels.txt` beside it"
+    labels = path.with_name(path.name[:-9] + '_labels.txt')
+    n,m = [sum(len(ls) for _,ls in _lines(p, {}, encoding)) for p in (path, labels)]
+    if n != m: raise TweetnbError(f'{m:,} labels for {n:,} texts', path=labels, line=min(n, m) + 1, remedy='Line N of one must belong to line N of the other.')
+    rows = zip(_one_by_one(path, report, encoding), _one_by_one(labels, report, encoding), repeat(*_pairs(path).values()))
+    for no in range(1, n + 1, 10_000):
+        some = list(islice(rows, 10_000))
+        yield _arrow(some, ['text', 'label', 'split']), np.arange(no, no + len(some))
 
 # %% ../nbs/01_parse.ipynb #066bec0e
 _TUNIZI = re.compile(r'(["%\s]*)(-?\d+);(.*)', re.S)
@@ -507,18 +510,19 @@ def _read_frame(df, report):
     "A pandas DataFrame"
     for i in range(0, len(df), 100_000): yield df[i:i+100_000].set_axis(_names(df.columns), axis=1), np.arange(i, min(i + 100_000, len(df))) + 1
 
+def _classes(values, names): return pd.Categorical([None if v is None or v != v or v < 0 else names[int(v)] for v in values], names)
+
 def _read_datasets(ds, report):
     "A Hugging Face dataset, streamed or not, or a dict of its splits"
-    if isinstance(ds, dict):
-        for split,d in ds.items():
-            for df,lines in _read_datasets(d, report): yield df.assign(split=_SPLITS.get(split, split)), lines
-        return
-    at,classes = 1,{k: f.names for k,f in (ds.features or {}).items() if hasattr(f, 'names')}
-    for part in ds.iter(10_000):
-        df = pd.DataFrame({k: pd.Series(list(v)) for k,v in part.items()})
-        for k,names in classes.items(): df[k] = pd.Categorical([None if v is None or v < 0 else names[v] for v in df[k]], names)
-        yield df.set_axis(_names(df.columns), axis=1), np.arange(at, at + len(df))
-        at += len(df)
+    at = 1
+    for split,d in ds.items() if isinstance(ds, dict) else [(None, ds)]:
+        for part in d.iter(10_000):
+            df = pd.DataFrame({k: pd.Series(list(v)) for k,v in part.items()})
+            for k,f in (d.features or {}).items():
+                if hasattr(f, 'names'): df[k] = _classes(df[k], f.names)
+            if split: df['split'] = _SPLITS.get(split, split)
+            yield df.set_axis(_names(df.columns), axis=1), np.arange(at, at + len(df))
+            at += len(df)
 
 # %% ../nbs/01_parse.ipynb #f24d9622
 def _string_array(offsets, data): return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(np.ascontiguousarray(offsets, dtype=np.int32)), pa.py_buffer(data))
@@ -526,7 +530,9 @@ def _string_array(offsets, data): return pa.StringArray.from_buffers(len(offsets
 def _cut(a, start, stop):
     "The strings at bytes [start, stop) of `a`, in one piece of memory; the ranges are in order"
     if not len(start): return pa.array([], pa.string())
-    return _string_array(np.stack([start, stop], 1).ravel(), a).take(pa.array(np.arange(0, 2*len(start) - 1, 2)))
+    edges = np.empty(2*len(start), dtype=np.int32)
+    edges[0::2],edges[1::2] = start,stop
+    return _string_array(edges, a).take(pa.array(np.arange(0, len(edges) - 1, 2)))
 
 # %% ../nbs/01_parse.ipynb #6ae76354
 def _find_lines(a):
@@ -546,14 +552,14 @@ def _find_lines(a):
     return SimpleNamespace(a=a, nl=nl, start=start, end=np.maximum(end, start), tag=tag, bad=bad, first=a[start])
 
 # %% ../nbs/01_parse.ipynb #dfb32c57
-def _block(b): return np.frombuffer(b''.join((b'\n\n', b.replace(b'\r\n', b'\n') if b'\r' in b else b, b'\n')), np.uint8)
+def _block(b): return np.frombuffer(b''.join((b'\n\n', b.replace(b'\r\n', b'\n') if b'\r' in b else b, b'\n'*8)), np.uint8)
 
 # %% ../nbs/01_parse.ipynb #37be520a
 def _is(x, lines, word):
-    "Which of these lines hold this word?"
-    ok = x.end[lines] - x.start[lines] == len(word)
-    ok[ok] = (x.a[x.start[lines[ok]][:,None] + np.arange(len(word))] == np.frombuffer(word, np.uint8)).all(1)
-    return ok
+    "Which of these lines hold this word, of at most eight bytes?"
+    eight = np.ndarray(len(x.a) - 7, '<u8', x.a, strides=(1,))              # the eight bytes from each byte on
+    same = (eight[x.start[lines]] ^ int.from_bytes(word, 'little')) << 8*(8 - len(word)) == 0
+    return same & (x.end[lines] - x.start[lines] == len(word))
 
 def _strays(x, marks, opens):
     "The first lines of what stands between a `<STOP>` and the next `<START>`"
@@ -569,10 +575,10 @@ def _find_tweets(x, reject):
     marks = np.flatnonzero(x.first == 60)                                   # '<'
     opens,closes = _is(x, marks, b'<START>'),_is(x, marks, b'<STOP>')
     marks,opens = marks[opens | closes],opens[opens | closes]
-    whole = np.flatnonzero(opens[:-1] & ~opens[1:])
-    s,e = marks[whole],marks[whole + 1]
-    reject(np.setdiff1d(marks[opens], s, True), 'no <STOP>')
-    reject(np.setdiff1d(marks[~opens], e, True), 'no <START>')
+    before,after = np.append(False, opens)[:-1],np.append(opens, True)[1:]
+    s,e = marks[opens & ~after],marks[~opens & before]
+    reject(marks[opens & after], 'no <STOP>')
+    reject(marks[~opens & ~before], 'no <START>')
     reject(_strays(x, marks, opens), 'outside <START> and <STOP>')
     bad = np.append(x.bad, len(x.nl))[np.searchsorted(x.bad, s)]
     reject(bad[bad < e], 'line without a tag')
@@ -725,15 +731,16 @@ def _shards(path):
         if not p.exists() or p.stat().st_size != size: raise TweetnbError('this shard is missing or not whole', path=p, remedy='Convert the file again.')
     return [(p, labels) for p in shards]
 
-def _sources(path, format=None, names=None):
+def _sources(path, format=None, names=None, split=None, **_):
     "All that is to be read, as (path or object, format, names of labels)"
-    if isinstance(path, (list, tuple)): return [o for p in path for o in _sources(p, format, names)]
+    if isinstance(path, (list, tuple)): return [o for p in path for o in _sources(p, format, names, split)]
     kind = format or sniff_format(path)
     if isinstance(path, (str, os.PathLike)): path = Path(path)
     if kind == 'shards': return [(p, sniff_format(p), names or labels) for p,labels in _shards(path)]
     if kind not in READERS: raise TweetnbError(f'there is no format {kind!r}', remedy=f"There are: {', '.join(READERS)}.")
     if names is None and kind == 'tweeteval': names = _mapping(path)
-    return [(path, kind, names and {str(k): str(v) for k,v in names.items()})]
+    names = names and {str(k): str(v) for k,v in names.items()}
+    return [(p, kind, names) for p in (_pairs(path, split) if kind == 'tweeteval' else [path])]
 
 def _name(path):
     if isinstance(path, (list, tuple)): return ' + '.join(map(_name, path)) if len(path) < 4 else f'{_name(path[0])} and {len(path) - 1} more'
@@ -746,7 +753,7 @@ def _batches(pieces, rows):
     def batch():
         table,at = pa.concat_tables(held),np.concatenate(lines)
         held[:],lines[:] = [table[rows:]],[at[rows:]]
-        return table[:rows].to_pandas(), at[:rows]
+        return table[:rows].to_pandas(use_threads=False), at[:rows]
     for df,at in pieces:
         if isinstance(df, pd.DataFrame): yield from ((df[i:i+rows].reset_index(drop=True), at[i:i+rows]) for i in range(0, len(df), rows))
         else:
@@ -789,7 +796,7 @@ def iter_tweets(
     **options # What the format's own reader takes, for instance `encoding`, `delimiter`, `policy`, `emojis`
 ): # Tables as `read_tweets` makes them; their `attrs['read']` is one report, complete once all were taken
     "Read tweets table by table, in memory that does not grow with the file"
-    sources = _sources(path, format, label_names)
+    sources = _sources(path, format, label_names, **options)
     total = ReadReport(_name(path), '+'.join(dict.fromkeys(k for _,k,_ in sources)))
     for source in sources:
         report,left = ReadReport(_name(source[0]), source[1]),None if limit is None else limit - total['kept']
@@ -808,15 +815,16 @@ def _check(report, limit=None):
 
 # %% ../nbs/01_parse.ipynb #b5eaa9fc
 def _concat(parts):
-    "The tables of all pieces as one; the classes are those that occur"
-    labels = [p.pop('label') for p in parts if 'label' in p]
-    df = pd.concat(parts, ignore_index=True)
-    if len(labels) == len(parts):
-        cats = [list(l.cat.categories) for l in labels]
+    "The tables of all pieces as one; its classes are those that occur"
+    if len(parts) == 1: df = parts[0]
+    elif not any('label' in p for p in parts): df = pd.concat(parts, ignore_index=True)
+    else:
+        cats = [list(p['label'].cat.categories) for p in parts]
         order = list(dict.fromkeys(c for cs in cats for c in cs))
         if all(cs == _order(cs) for cs in cats): order = _order(order)
-        joined = pd.concat([l.cat.set_categories(order) for l in labels], ignore_index=True)
-        df.insert(1, 'label', joined.cat.remove_unused_categories())
+        for p in parts: p['label'] = p['label'].cat.set_categories(order)
+        df = pd.concat(parts, ignore_index=True)
+    if 'label' in df: df['label'] = df['label'].cat.remove_unused_categories()
     return df
 
 # %% ../nbs/01_parse.ipynb #6af7f410
@@ -832,14 +840,17 @@ def read_tweets(
     **options # What the format's own reader takes, for instance `encoding`, `delimiter`, `policy`, `emojis`
 ) -> pd.DataFrame: # `text`, `label` (if there is one), the file's other columns; `attrs['read']` is the `ReadReport`
     "Read tweets into one table"
-    sources = _sources(path, format, label_names)
+    sources = _sources(path, format, label_names, **options)
     total = ReadReport(_name(path), '+'.join(dict.fromkeys(k for _,k,_ in sources)))
     def one(source):
         report,left = ReadReport(_name(source[0]), source[1]),None if limit is None else limit - total['kept']
-        return list(_iter_one(source, report, text, label, left, 200_000, keep_empty, options)),report
-    with ThreadPoolExecutor(workers or min(4, os.cpu_count())) as pool:
-        parts = []
+        with progress(desc=report['path'], unit=' tweets') as bar:
+            return [(df, bar.update(len(df)))[0] for df in _iter_one(source, report, text, label, left, 50_000, keep_empty, options)],report
+    parts = []
+    with ThreadPoolExecutor(workers or min(4, os.cpu_count())) as pool: # which starts no thread before it is asked to
         for some,report in (map if limit is not None or len(sources) == 1 else pool.map)(one, sources):
+            if parts and some and ('label' in parts[0]) != ('label' in some[0]):
+                raise TweetnbError('of these files some have labels and some have none', path=report['path'], remedy='Read them apart, or all with label=False.')
             parts += some; total.add(report)
             if limit is not None and total['kept'] >= limit: break
     _check(total, limit)
