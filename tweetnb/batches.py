@@ -124,7 +124,7 @@ def _deal(self:BucketSampler, rng):
     n,size = len(self.lengths), self.bs*self.world
     keys = self.lengths if self.widths is None else to_width(self.lengths, self.widths)
     order = quantile_order(keys, self.labels, rng)
-    if rng is None: order = order[::-1]
+    if rng is None: order = order[::-1].copy()
     left = n % size
     if left and self.last == 'drop':
         keep = np.ones(n, dtype=bool); keep[(rng or np.random.default_rng(self.seed)).choice(n, left, replace=False)] = False
