@@ -582,7 +582,7 @@ def _find_tweets(x, reject):
     reject(_strays(x, marks, opens), 'outside <START> and <STOP>')
     bad = np.append(x.bad, len(x.nl))[np.searchsorted(x.bad, s)]
     reject(bad[bad < e], 'line without a tag')
-    return s[bad > e], e[bad > e]
+    return s[bad >= e], e[bad >= e]
 
 # %% ../nbs/01_parse.ipynb #f4f6dd31
 _PARTS = ['male_sign', 'female_sign', *(f'{t}_skin_tone' for t in ('light', 'medium-light', 'medium', 'medium-dark', 'dark'))]
@@ -684,6 +684,7 @@ def _sniff_file(path):
     with _open(path) as f:
         if _read(f, 4, path) == b'PAR1': return 'parquet'
     head = [l for l in _head(path) if l.strip()]
+    if not head: raise TweetnbError('the file is empty', path=path)
     names = [n.strip(' "\n').casefold() for n in re.split('[,;\t|]', head[0])]
     if head[0].startswith('<START>'): return 'emojifydata'
     if head[0].lstrip().startswith('{'): return 'jsonl'
