@@ -46,7 +46,8 @@ def _first_lines(path, n=101):
 def _shape(path):
     "The width of a file, and how many words its first line promises, or `None`"
     try: lines = _first_lines(path)
-    except (OSError, zlib.error) as e: raise TweetnbError(f'cannot be read ({e})', path=path, remedy='Check the path, or fetch it again.') from e
+    except (OSError, zlib.error) as e:
+        raise TweetnbError(f'cannot be read ({e})', path=path, remedy='Check the path, or fetch it again.') from e
     first = lines[0].split() if lines else []
     promised = int(first[0]) if len(first) == 2 and all(p.isdigit() for p in first) else None
     if promised is not None: lines = lines[1:]
@@ -119,7 +120,8 @@ def embedding_matrix(
     "Pretrained vectors in the order of a vocabulary, and how much of it they cover"
     vectors,report = read_vectors(path, {*vocab, *(w.lower() for w in vocab)})
     found = {i: vectors[v] for i,w in enumerate(vocab) if i not in (pad_id, unk_id) and (v := w if w in vectors else w.lower()) in vectors}
-    if not found: raise TweetnbError('none of the words is in this file', path=path, remedy='Is it for this language and this way of cutting words?')
+    if not found:
+        raise TweetnbError('none of the words is in this file', path=path, remedy='Is it for this language and this way of cutting words?')
     known = torch.from_numpy(np.stack(list(found.values())))
     out = torch.randn(len(vocab), report['dim'], generator=torch.Generator().manual_seed(seed)) * known.std()
     out[list(found)] = known
