@@ -19,10 +19,13 @@ def shown(cell):
 
 
 nb = nbformat.read(root/'nbs'/'index.ipynb', as_version=4)
+nb.metadata['language_info'] = {'name': 'python'}
 nb.cells = [o for o in map(shown, nb.cells) if o]
 text, extra = MarkdownExporter().from_notebook_node(nb, resources={'output_files_dir': pictures.name, 'unique_key': 'index'})
 text = re.sub(r'```python\n+```\n*', '', text)
-text = re.sub(r'<style scoped>.*?</style>\n*', '', text, flags=re.S)
+text = re.sub(r'<style.*?</style>\n*', '', text, flags=re.S)
+text = text.replace('<table border="1" class="dataframe">', '<table>').replace(' style="text-align: right;"', '')
+text = re.sub(r'[ \t]+\n', '\n', text)
 text = re.sub(r'\n{3,}', '\n\n', text).strip() + '\n'
 shutil.rmtree(pictures, ignore_errors=True)
 for name, data in extra['outputs'].items():

@@ -218,7 +218,7 @@ class TweetDataLoaders(DataLoaders):
     ) -> DataLoaders:
         "Loaders from a table"
         if 'label' not in df: raise TweetnbError('the table has no label column', remedy="Read the file with label='…' naming the column.")
-        if 'split' not in df: df = split_tweets(df, valid=valid, seed=seed)
+        if 'split' not in df or not (df['split'] == 'valid').any(): df = split_tweets(df, valid=valid, seed=seed)
         if isinstance(cleaner, str): cleaner = Cleaner.preset(cleaner)
         parts = [df.iloc[idx] for idx in split_indices(df)]
         labels = trained_labels(parts[0])

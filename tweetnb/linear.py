@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
 from .clean import Cleaner
@@ -36,15 +37,16 @@ class LinearClassifier:
         balanced:bool=False, # Weigh rare labels up?
         seed:int=42 # For the solver
     ):
-        self.cleaner = cleaner or Cleaner([])
-        self.pipe = make_pipeline(tfidf_features(chars, min_df),
-            LogisticRegression(C=C, max_iter=200, random_state=seed, class_weight='balanced' if balanced else None))
+        self.cleaner,self.features = cleaner or Cleaner([]), tfidf_features(chars, min_df)
+        self.model = LogisticRegression(C=C, max_iter=200, random_state=seed, class_weight='balanced' if balanced else None)
 
     def fit(self,
         texts, # Training texts
         labels # Their labels
     ):
         "Learn from labelled texts; raises `TweetnbError` where there is nothing to learn"
+        model = self.model if len(set(labels)) <= 100 else ComplementNB()
+        self.pipe = make_pipeline(self.features, model)
         try: self.pipe.fit(self.cleaner.apply(list(texts)), np.asarray(labels).astype(str))
         except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
         return self
@@ -71,6 +73,7 @@ def top_features(self:LinearClassifier,
     n:int=10 # How many for each label
 ) -> pd.DataFrame: # A column a label, the strongest feature first
     "The features that speak most strongly for each label"
-    names,coef = self.pipe[0].get_feature_names_out(), self.pipe[-1].coef_
+    model,names = self.pipe[-1],self.pipe[0].get_feature_names_out()
+    coef = model.coef_ if hasattr(model, 'coef_') else model.feature_log_prob_
     if len(coef) == 1: coef = np.concatenate([-coef, coef])
     return pd.DataFrame({label: names[np.argsort(-row)[:n]] for label,row in zip(self.labels, coef)})
