@@ -26,11 +26,12 @@ class RNNClassifier(nn.Module):
         n_layers:int=1, # Recurrent layers
         bidirectional:bool=False, # Read in both directions?
         pool:str='last', # 'last', 'mean', 'max' or 'concat', see `Pool`
-        dropout:float=0.3, # On embeddings, between layers, and before the linear layer
+        dropout:float=0.5, # On embeddings, between layers, and before the linear layer
         pad_id:int=0 # The id of padding, whose embedding stays zero
     ):
         super().__init__()
         self.embedding = nn.Embedding(n_vocab, n_emb, padding_idx=pad_id)
+        with torch.no_grad(): self.embedding.weight.mul_(0.1)
         self.dropout = nn.Dropout(dropout)
         self.encoder = Recurrent(kind, n_emb, n_hidden, n_layers, bidirectional, dropout)
         self.pool = Pool(pool, self.encoder.n_out)
