@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+from fastcore.basics import patch
 
 from .core import TweetnbError
 
@@ -25,12 +26,13 @@ from .core import TweetnbError
 _noise = r'\brt\s+@\w+|@\w+|\bhttps?\b\S*|\b(?:www\.|pic\.twitter\.com/|t\.co/)\S+|&#?\w+;|\\u[0-9a-f]{4}'
 _marks = r'[\p{P}\p{Sm}\p{Sc}\p{Sk}\p{Cc}\p{Cf}\p{Z}\x{FE0F}]+'  # punctuation, signs, skin tones, joiners, white space
 
+# %% ../nbs/03_audit.ipynb #b48039bb
 def _arrow(texts):
     "`texts` as one Arrow array, in which whole columns are searched and replaced at once"
     try: a = pa.array(texts, type=pa.large_string())
     except UnicodeEncodeError: a = pa.array([t.encode('utf-8', 'replace').decode() for t in texts], type=pa.large_string())
     except (pa.ArrowInvalid, pa.ArrowTypeError) as e: raise TweetnbError(f'a text is no string ({e})', remedy='Use astype(str).') from e
-    if a.null_count: raise TweetnbError(f'{a.null_count:,} of {len(a):,} texts are missing', remedy='Leave them out with dropna, or fillna("").')
+    if a.null_count: raise TweetnbError(f'{a.null_count:,} of {len(a):,} texts are missing', remedy='Leave them out with dropna.')
     return a.combine_chunks() if isinstance(a, pa.ChunkedArray) else a
 
 # %% ../nbs/03_audit.ipynb #24399082
@@ -63,20 +65,28 @@ class Problem:
     what:str # What is wrong, to be read after the count
     count:int # How many of them
     examples:list = field(default_factory=list) # A few texts or names
-    def __str__(self): return f"{self.severity}: {self.count:,} {self.what}{' such as ' if self.examples else ''}{', '.join(map(repr, self.examples))}"
+    def __str__(self):
+        examples = f" such as {', '.join(map(repr, self.examples))}" if self.examples else ''
+        return f'{self.severity}: {self.count:,} {self.what}{examples}'
 
 # %% ../nbs/03_audit.ipynb #374c020e
+def _column(df, name):
+    if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=f"It has {', '.join(map(str, df.columns))}.")
+
+# %% ../nbs/03_audit.ipynb #fa3feea8
 def _short(texts, n=3, width=60):
     "The first `n` texts, each in one line of at most `width` characters"
     lines = [' '.join(str(t).split()) for t in list(texts)[:n]]
     return [t if len(t) <= width else t[:width-1]+'…' for t in lines]
 
+# %% ../nbs/03_audit.ipynb #5e821845
 def _keyed(df, exact=False):
     "`df` with what makes two of its texts equal in the column `duplicate_key`"
-    if 'text' not in df: raise TweetnbError("the table has no column 'text'", remedy=f"It has {', '.join(map(str, df.columns))}: rename one.")
+    _column(df, 'text')
     if exact: return df.assign(duplicate_key=df['text'])
     return df if 'duplicate_key' in df else df.assign(duplicate_key=duplicate_key(df['text']))
 
+# %% ../nbs/03_audit.ipynb #1f12e81a
 def _labelled(df): return df[df['label'].notna()] if 'label' in df else df[:0].assign(label=None)
 
 # %% ../nbs/03_audit.ipynb #c3e7fa9b
@@ -93,8 +103,8 @@ def find_duplicates(
 # %% ../nbs/03_audit.ipynb #f51ac680
 def _tell_duplicates(found, df):
     same,exact = int((found['rows']-1).sum()), int(df['text'].duplicated().sum())
-    if same: yield Problem('warning' if same > len(df)/20 else 'note', f'rows repeat an earlier text ({exact:,} of them to the letter)', same,
-                           _short(found['text']))
+    severity = 'warning' if same > len(df)/20 else 'note'
+    if same: yield Problem(severity, f'rows repeat an earlier text ({exact:,} of them to the letter)', same, _short(found['text']))
 
 # %% ../nbs/03_audit.ipynb #e0ecee33
 def find_conflicts(
@@ -112,7 +122,8 @@ def find_conflicts(
 
 # %% ../nbs/03_audit.ipynb #650ee5a8
 def _tell_conflicts(found, df):
-    if len(found): yield Problem('warning', f"texts stand under several labels ({found['rows'].sum():,} rows)", len(found), _short(found['text']))
+    rows = found['rows'].sum()
+    if rows: yield Problem('warning', f'texts stand under several labels ({rows:,} rows)', len(found), _short(found['text']))
 
 # %% ../nbs/03_audit.ipynb #7170956e
 _usual = ['train', 'training', 'valid', 'validation', 'val', 'dev', 'test', 'testing']
@@ -135,16 +146,17 @@ def find_leaks(
     for (a,A),(b,B) in combinations(_splits(_keyed(df, exact)).items(), 2):
         hit = B[B['duplicate_key'].isin(A['duplicate_key'])]
         own,there = (pd.MultiIndex.from_frame(_labelled(d)[['duplicate_key', 'label']]) for d in (hit, A))
-        out.append((a, b, len(hit), len(hit)/len(B), int(hit['text'].isin(A['text']).sum()), int((~own.isin(there)).sum()) if len(there) else 0))
+        exact,other = hit['text'].isin(A['text']).sum(), (~own.isin(there)).sum() if len(there) else 0
+        out.append((a, b, len(hit), len(hit)/len(B), int(exact), int(other)))
     return pd.DataFrame(out, columns=['seen', 'split', 'rows', 'share', 'exact', 'other_label'])
 
 # %% ../nbs/03_audit.ipynb #ecd6f5f7
 def _tell_leaks(found, df):
     parts = _splits(df)
-    for a,b,rows,share,exact,other in found.itertuples(index=False, name=None):
-        hit = parts[b][parts[b]['duplicate_key'].isin(parts[a]['duplicate_key'])] if rows else []
-        if rows: yield Problem('error', f'rows of {b} ({share:.1%}) also stand in {a}, {exact:,} to the letter, {other:,} under another label there',
-                               rows, _short(hit['text']))
+    for a,b,rows,share,exact,other in found[found['rows'] > 0].itertuples(index=False, name=None):
+        hit = parts[b].loc[parts[b]['duplicate_key'].isin(parts[a]['duplicate_key']), 'text']
+        what = f'rows of {b} ({share:.1%}) also stand in {a}, {exact:,} to the letter, {other:,} under another label there'
+        yield Problem('error', what, rows, _short(hit))
 
 # %% ../nbs/03_audit.ipynb #7773a42e
 def _pieces(codes, n):
@@ -154,6 +166,7 @@ def _pieces(codes, n):
     h = (h ^ h>>np.uint64(29))*np.uint64(0xbf58476d1ce4e5b9)
     return h ^ h>>np.uint64(32)
 
+# %% ../nbs/03_audit.ipynb #bce5af28
 def _signatures(keys, k, n=5):
     "[k, texts] uint32: the least of each of `k` hashes over the pieces of a text, which has at least `n` characters"
     rng,size = np.random.default_rng(0), np.array([len(s) for s in keys])
@@ -185,7 +198,7 @@ def near_pairs(
     threshold:float=0.8, # Least Jaccard similarity of their sets of five-character pieces, above 0 and up to 1
     block:int=100_000 # Characters that are hashed at once: few, so that they stay in the processor's cache
 ): # Three arrays: i, j with i < j, and the similarity, exact
-    "The pairs of texts that are nearly equal; texts of fewer than five characters have no near-duplicates"
+    "The pairs of texts that are nearly equal, each with eight later ones at most; texts of fewer than five characters have none"
     if not 0 < threshold <= 1: raise TweetnbError(f'the threshold {threshold} is not above 0 and up to 1', remedy='0.8 is a good start.')
     keys = np.asarray(keys, dtype=object)
     size = np.fromiter(map(len, keys), np.int64, len(keys))
@@ -194,11 +207,19 @@ def near_pairs(
     bands = int(np.ceil(np.log(1e-3)/np.log1p(-min(threshold, 0.999)**4)))
     parts = np.split(long, np.flatnonzero(np.diff(np.cumsum(size[long])//block))+1)
     sig = np.concatenate([_signatures(keys[p], 4*bands) for p in parts], axis=1)
-    i,j = _meet(sig)
-    likely = (sig[:, i] == sig[:, j]).mean(0) >= threshold-0.2
-    i,j = long[i[likely]], long[j[likely]]
+    i,j = _likely(sig, *_meet(sig), threshold-0.2)
+    i,j = long[i], long[j]
     sim = np.array([_jaccard(keys[a], keys[b]) for a,b in zip(i, j)])
     return i[sim >= threshold], j[sim >= threshold], sim[sim >= threshold]
+
+# %% ../nbs/03_audit.ipynb #a40602a5
+def _likely(sig, i, j, least, most=8, block=200_000):
+    "The pairs whose signatures agree in a share of `least`, for each `i` the first `most`"
+    cuts = [slice(k, k+block) for k in range(0, len(i), block)]
+    likely = np.concatenate([(sig[:, i[c]] == sig[:, j[c]]).mean(0) >= least for c in cuts] or [np.zeros(0, bool)])
+    i,j = i[likely], j[likely]
+    few = np.arange(len(i)) - np.searchsorted(i, i) < most
+    return i[few], j[few]
 
 # %% ../nbs/03_audit.ipynb #b8bb753e
 def _jaccard(a, b, n=5):
@@ -215,18 +236,19 @@ def find_near_duplicates(
     d = d[~d['duplicate_key'].duplicated()]
     i,j,sim = near_pairs(d['duplicate_key'], threshold)
     a,b = d.iloc[i],d.iloc[j]
-    out = pd.DataFrame({'row': a.index, 'other': b.index, 'similarity': sim, 'text': a['text'].to_numpy(), 'other_text': b['text'].to_numpy()})
+    out = pd.DataFrame({'row': a.index, 'other': b.index, 'similarity': sim})
+    out['text'],out['other_text'] = a['text'].to_numpy(), b['text'].to_numpy()
     for c in ('split', 'label'):
         if c in d: out[f'same_{c}'] = a[c].astype(object).to_numpy() == b[c].astype(object).to_numpy()
     return out.sort_values('similarity', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/03_audit.ipynb #54c94c7d
 def _tell_near(found, df):
-    across = int((~found['same_split']).sum()) if 'same_split' in found else 0
-    other = int((~found['same_label']).sum()) if 'same_label' in found else 0
-    first = found.sort_values('same_split', kind='stable') if across else found
-    if len(found): yield Problem('warning' if across else 'note', f'pairs of texts are nearly the same, {across:,} across splits, {other:,} under two labels',
-                                 len(found), _short([f'{a} ~ {b}' for a,b in zip(_short(first['text'], width=40), _short(first['other_text'], width=40))], width=90))
+    across,other = (int((~found[c]).sum()) if c in found else 0 for c in ('same_split', 'same_label'))
+    if across: found = found.sort_values('same_split', kind='stable')
+    pairs = [' ~ '.join(_short(p, width=40)) for p in found[['text', 'other_text']][:3].to_numpy()]
+    what = f'pairs of texts are nearly the same, {across:,} across splits, {other:,} under two labels'
+    if pairs: yield Problem('warning' if across else 'note', what, len(found), pairs)
 
 # %% ../nbs/03_audit.ipynb #c38b8030
 def class_balance(
@@ -242,7 +264,8 @@ def class_balance(
 def _tell_balance(found, df):
     for name,d in (_splits(df) or {'the table': df}).items():
         bare = d[d['label'].isna()]
-        if len(bare): yield Problem('note' if len(bare) == len(d) else 'error', f'rows of {name} have no label', len(bare), _short(bare['text']))
+        severity = 'note' if len(bare) == len(d) else 'error'  # a test without labels is a submission
+        if len(bare): yield Problem(severity, f'rows of {name} have no label', len(bare), _short(bare['text']))
     empty = found.index[found['rows'] == 0]
     if len(empty): yield Problem('note', 'labels have no row at all', len(empty), list(empty[:3]))
     found = found[found['rows'] > 0]
@@ -266,15 +289,17 @@ def text_lengths(
     words,chars = (pd.Series(x.to_numpy(), index=df.index) for x in (pc.count_substring_regex(a, r'\S+'), pc.utf8_length(a)))
     parts = {'all': df.index} | {n: d.index for n,d in _splits(df).items()}
     if 'label' in df: parts |= {f'label {l}': df.index[df['label'] == l] for l in df['label'].value_counts().index[:20]}
-    rows = {n: [len(i), int((words[i] == 0).sum()), *words[i].quantile([.5, .95, .99, 1]), *chars[i].quantile([.5, .99, 1])] for n,i in parts.items() if len(i)}
+    def row(w, c): return [len(w), (w == 0).sum(), *w.quantile([.5, .95, .99, 1]), *c.quantile([.5, .99, 1])]
+    rows = {n: row(words[i], chars[i]) for n,i in parts.items() if len(i)}
     names = ['rows', 'blank', 'words 50 %', 'words 95 %', 'words 99 %', 'words most', 'chars 50 %', 'chars 99 %', 'chars most']
     return pd.DataFrame.from_dict(rows, orient='index', columns=names).rename_axis('part').round().astype(int)
 
 # %% ../nbs/03_audit.ipynb #ee3c8418
 def _tell_lengths(found, df):
     if found.loc['all', 'blank']: yield Problem('warning', 'texts are blank', int(found.loc['all', 'blank']))
-    usual,most = max(1, found.loc['all', 'words 99 %']), found.loc['all', 'words most']
-    if most > 10*usual: yield Problem('note', f'words in the longest text, of which 99 % have at most {usual}', int(most), _short(df.loc[[df['text'].str.len().idxmax()], 'text']))
+    usual,most = max(1, found.loc['all', 'words 99 %']), int(found.loc['all', 'words most'])
+    longest = df.loc[[df['text'].str.len().idxmax()], 'text']
+    if most > 10*usual: yield Problem('note', f'words are in the longest text, and at most {usual} in 99 % of them', most, _short(longest))
 
 # %% ../nbs/03_audit.ipynb #4d389ffc
 _damage = {'replacement character U+FFFD': r'\x{FFFD}',
@@ -329,9 +354,10 @@ def _purest(vocab, row, token, n, label, sizes, purity, min_rows):
     table = np.bincount(cell, minlength=len(often)*len(sizes)).reshape(len(often), len(sizes))
     best = table.argmax(axis=1) if len(sizes) else np.zeros(0, int)
     hits = table[np.arange(len(often)), best]
-    share,base = hits/n[often], sizes[best]/sizes.sum()
-    pure = (share >= purity) & (1-share <= (1-base)/4)  # a class that is nearly everything proves nothing
-    out = pd.DataFrame({'token': vocab[often], 'label': label.categories[best], 'rows': n[often], 'purity': share, 'coverage': hits/sizes[best]})
+    share,others = hits/n[often], n[often]*(1-sizes[best]/sizes.sum())  # rows of other classes that chance would bring
+    pure = (share >= purity) & (others >= 10) & (n[often]-hits <= others/4)
+    out = pd.DataFrame({'token': vocab[often], 'label': label.categories[best], 'rows': n[often], 'purity': share,
+                        'coverage': hits/sizes[best]})
     return out[pure].sort_values('coverage', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/03_audit.ipynb #a3b7a87f
@@ -343,6 +369,7 @@ def _emoji_of(label):
     made = next((m for lang in ('alias', 'en') if (m := emoji.emojize(name, language=lang)) != name), None)
     return made if made and emoji.is_emoji(made) else None
 
+# %% ../nbs/03_audit.ipynb #7b1ea1f6
 def _aliases(label, sign): return {f':{str(label).strip("_: ")}:', *(emoji.demojize(sign, language=l) for l in ('alias', 'en'))}
 
 # %% ../nbs/03_audit.ipynb #d152a6be
@@ -360,18 +387,22 @@ def find_label_marks(
     for label,ms in marks.items():
         own = d['label'][pc.match_substring_regex(_arrow(d['text']), '|'.join(map(re.escape, ms))).to_numpy(zero_copy_only=False)] == label
         if len(own): out.append((label, signs[label], int(own.sum()), int((~own).sum())))
-    return pd.DataFrame(out, columns=['label', 'emoji', 'own_rows', 'other_rows']).sort_values('own_rows', ascending=False, kind='stable', ignore_index=True)
+    out = pd.DataFrame(out, columns=['label', 'emoji', 'own_rows', 'other_rows'])
+    return out.sort_values('own_rows', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../nbs/03_audit.ipynb #38955e6b
 def _tell_hints(found, df):
     wide = found[(found['coverage'] >= 0.1) & (found['rows'] >= len(df)/1000)]
     for token,label,rows,purity,coverage in wide[:5].itertuples(index=False, name=None):
         yield Problem('warning', f'rows with {token!r}, {purity:.0%} of them {label}: {coverage:.0%} of that class', rows)
-    if len(found) > len(wide): yield Problem('note', 'rarer tokens nearly determine a class', len(found)-len(wide), list(found['token'].drop(wide.index)[:5]))
+    rare = found.drop(wide.index)
+    if len(rare): yield Problem('note', 'rarer tokens nearly determine a class', len(rare), list(rare['token'][:5]))
 
+# %% ../nbs/03_audit.ipynb #83b47cec
 def _tell_marks(found, df):
-    if n := int(found['own_rows'].sum()): yield Problem('warning', 'rows still show the emoji of their own class', n, list(found['emoji'][:5]))
-    if n := int(found['other_rows'].sum()): yield Problem('note', 'rows show the emoji of another class', n)
+    own,other = (int(found[c].sum()) for c in ('own_rows', 'other_rows'))
+    if own: yield Problem('warning', 'rows still show the emoji of their own class', own, list(found['emoji'][:5]))
+    if other: yield Problem('note', 'rows show the emoji of another class', other)
 
 # %% ../nbs/03_audit.ipynb #3f0c8d36
 def _find_order(df):
@@ -380,26 +411,35 @@ def _find_order(df):
     share = np.bincount(codes)/max(1, len(codes)) if len(codes) else np.zeros(1)
     return pd.DataFrame({'changes': [int((np.diff(codes) != 0).sum())], 'when_shuffled': [round(len(codes)*(1-(share**2).sum()))]})
 
+# %% ../nbs/03_audit.ipynb #e2df8308
 def _tell_order(found, df):
     changes,usual = found.iloc[0]
-    if usual > 20 and changes < usual/4: yield Problem('note', 'changes of label down the table: it is sorted, shuffle before use', int(changes))
-
-# %% ../nbs/03_audit.ipynb #e2df8308
-_checks = {'leaks': (find_leaks, _tell_leaks), 'conflicts': (find_conflicts, _tell_conflicts), 'duplicates': (find_duplicates, _tell_duplicates),
-           'near': (find_near_duplicates, _tell_near), 'balance': (class_balance, _tell_balance), 'lengths': (text_lengths, _tell_lengths),
-           'damage': (find_damage, _tell_damage), 'hints': (find_hints, _tell_hints), 'marks': (find_label_marks, _tell_marks),
-           'order': (_find_order, _tell_order)}
-_needs = {'leaks': 'split', 'conflicts': 'label', 'balance': 'label', 'hints': 'label', 'marks': 'label', 'order': 'label'}
-_titles = {'leaks': 'Leaks between splits', 'conflicts': 'Texts under several labels', 'duplicates': 'Duplicates', 'near': 'Near-duplicates',
-           'balance': 'Classes', 'lengths': 'Lengths', 'damage': 'Not as it was written', 'hints': 'Tokens that nearly determine a class',
-           'marks': 'Emoji of the classes left in the texts'}
+    if usual > 20 and changes < usual/4: yield Problem('note', 'changes of label down the table: it is sorted, so shuffle it', int(changes))
 
 # %% ../nbs/03_audit.ipynb #7ef739ba
+def _tell_read(report):
+    return [Problem('note', f'rows were rejected by the reader: {reason}', n) for reason,n in report.get('rejected', {}).items()]
+
+# %% ../nbs/03_audit.ipynb #90a721f9
+_checks = {  # name: (what makes the table, what tells its problems, the column that it needs, its heading if it is shown)
+    'leaks': (find_leaks, _tell_leaks, 'split', 'Leaks between splits'),
+    'conflicts': (find_conflicts, _tell_conflicts, 'label', 'Texts under several labels'),
+    'duplicates': (find_duplicates, _tell_duplicates, 'text', 'Duplicates'),
+    'near': (find_near_duplicates, _tell_near, 'text', 'Near-duplicates'),
+    'balance': (class_balance, _tell_balance, 'label', 'Classes'),
+    'lengths': (text_lengths, _tell_lengths, 'text', 'Lengths'),
+    'damage': (find_damage, _tell_damage, 'text', 'Not as it was written'),
+    'hints': (find_hints, _tell_hints, 'label', 'Tokens that nearly determine a class'),
+    'marks': (find_label_marks, _tell_marks, 'label', 'Emoji of the classes left in the texts'),
+    'order': (_find_order, _tell_order, 'label', '')}
+
+# %% ../nbs/03_audit.ipynb #004d1317
 def _cell(x, name):
     if isinstance(x, float): return f'{x:.1%}' if name in ('share', 'purity', 'coverage') else f'{x:.2f}'
     if isinstance(x, (int, np.integer)) and not isinstance(x, bool): return f'{x:,}'
-    return _short([x], width=80)[0].replace('|', '\\|').replace('<', '&lt;')
+    return _short([x], width=160 if name in ('what', 'examples') else 80)[0].replace('|', '\\|').replace('<', '&lt;')
 
+# %% ../nbs/03_audit.ipynb #a0e6bdc0
 def _markdown(df, rows=10):
     "The first rows of a table in Markdown"
     d = (df if df.index.name in (None, 'duplicate_key') else df.reset_index())[:rows]
@@ -417,35 +457,32 @@ class Audit:
         if name in (tables := self.__dict__.get('tables', {})): return tables[name]
         raise AttributeError(f'no table {name!r}; there are {", ".join(tables)}')
     def __dir__(self): return [*super().__dir__(), *self.tables]
-    @property
-    def ok(self): return not any(p.severity in ('error', 'warning') for p in self.problems)
-    @property
-    def summary(self): return pd.DataFrame([(p.severity, p.count, p.what, ' / '.join(map(str, p.examples))) for p in self.problems],
-                                           columns=['severity', 'count', 'what', 'examples'])
     def __repr__(self): return '\n'.join([f'{len(self.df):,} tweets, {len(self.problems)} remarks', *map(str, self.problems)])
-    def to_markdown(self,
-        rows:int=10 # Most rows of each table
-    ) -> str: # Ready for a README, an issue or a model card
-        "The whole audit in Markdown"
-        parts = [f'## Audit of {len(self.df):,} tweets', _markdown(self.summary, 50) if self.problems else 'Nothing to remark.']
-        for name,title in _titles.items():
-            if len(t := self.tables.get(name, ())): parts += [f'### {title}', _markdown(t, rows)]
-        return '\n\n'.join(parts) + '\n'
     def _repr_markdown_(self): return self.to_markdown(5)
-    def to_dict(self): return {'rows': len(self.df), 'ok': self.ok, 'problems': [asdict(p) for p in self.problems]}
-    def plot(self,
-        classes:int=20 # Most classes to show
-    ): # The axes
-        "Classes and lengths, each split in its own colour"
-        parts = _splits(self.df) or {'rows': self.df}
-        bars = self.tables.get('balance')
-        fig,axes = plt.subplots(1, 1 if bars is None else 2, figsize=(9, 3), squeeze=False, layout='constrained')
-        if bars is not None: bars[list(parts)][:classes][::-1].plot.barh(stacked=True, ax=axes[0, 1], ylabel='', xlabel='rows', title='Classes')
-        words = {n: pc.count_substring_regex(_arrow(d['text']), r'\S+').to_numpy() for n,d in parts.items()}
-        edges = np.linspace(0, max(1, self.lengths.loc['all', 'words 99 %']), 40)
-        axes[0, 0].hist(list(words.values()), edges, density=True, histtype='step', label=list(parts))
-        axes[0, 0].set(title='Lengths', xlabel='words', ylabel='share of rows'); axes[0, 0].legend()
-        return axes[0]
+
+# %% ../nbs/03_audit.ipynb #26d4eb6d
+@patch(as_prop=True)
+def ok(self:Audit) -> bool:
+    "Is there neither an error nor a warning?"
+    return not any(p.severity in ('error', 'warning') for p in self.problems)
+
+@patch
+def to_dict(self:Audit) -> dict: # For JSON: rows, ok, problems
+    "The problems without the tables"
+    return {'rows': len(self.df), 'ok': self.ok, 'problems': [asdict(p) for p in self.problems]}
+
+# %% ../nbs/03_audit.ipynb #4b1bbefd
+@patch
+def to_markdown(self:Audit,
+    rows:int=10 # Most rows of each table
+) -> str: # Ready for a README, an issue or a model card
+    "The whole audit in Markdown"
+    told = pd.DataFrame([(p.severity, p.count, p.what, ' / '.join(map(str, p.examples))) for p in self.problems],
+                        columns=['severity', 'count', 'what', 'examples'])
+    parts = [f'## Audit of {len(self.df):,} tweets', _markdown(told, 50) if len(told) else 'Nothing to remark.']
+    for name,(*_,title) in _checks.items():
+        if title and len(t := self.tables.get(name, ())): parts += [f'### {title}', _markdown(t, rows)]
+    return '\n\n'.join(parts) + '\n'
 
 # %% ../nbs/03_audit.ipynb #4f6194ce
 def audit(
@@ -454,12 +491,29 @@ def audit(
     near:float|None=0.8 # Least similarity of near-duplicates; None leaves them out
 ) -> Audit: # Tables, problems, plots
     "Look for all that makes a score a lie: copies, contradictions, leaks, damage, answers in the question"
+    rejected = [p for t in (df.values() if isinstance(df, dict) else [df]) for p in _tell_read(t.attrs.get('read', {}))]
     if isinstance(df, dict): df,split = join_splits(df),'split'
-    if split and split not in df: raise TweetnbError(f'the table has no column {split!r}', remedy=f"It has {', '.join(map(str, df.columns))}.")
     split = split or ('split' if 'split' in df else None)
-    d = _keyed(df)[[c for c in ('text', 'label', 'duplicate_key') if c in df or c == 'duplicate_key']].reset_index(drop=True)
-    if not len(d): raise TweetnbError('the table is empty', remedy='Look at its read report, df.attrs["read"].')
-    if split: d['split'] = df[split].to_numpy() if not isinstance(df[split].dtype, pd.CategoricalDtype) else df[split].array
-    run = {n: c for n,c in _checks.items() if _needs.get(n, 'text') in d and (n != 'near' or near)}
-    tables = {n: find(d, near) if n == 'near' else find(d) for n,(find,_) in run.items()}
-    return Audit(d, tables, [p for n,(_,tell) in run.items() for p in tell(tables[n], d)])
+    if split: _column(df, split)
+    if not len(df): raise TweetnbError('the table is empty', remedy='Look at its read report, df.attrs["read"].')
+    d = _keyed(df)[['text', 'duplicate_key'] + ['label']*('label' in df)].reset_index(drop=True)
+    if split: d['split'] = df[split].array
+    run = {n: c for n,c in _checks.items() if c[2] in d and (n != 'near' or near)}
+    tables = {n: find(d, near) if n == 'near' else find(d) for n,(find,*_) in run.items()}
+    return Audit(d, tables, rejected + [p for n,(_,tell,*_) in run.items() for p in tell(tables[n], d)])
+
+# %% ../nbs/03_audit.ipynb #fb6c45fb
+@patch
+def plot(self:Audit,
+    classes:int=20 # Most classes to show
+): # The axes
+    "Classes and lengths, each split in its own colour"
+    parts,bars = _splits(self.df) or {'rows': self.df}, self.tables.get('balance')
+    fig,axes = plt.subplots(1, 1 if bars is None else 2, figsize=(9, 3), squeeze=False, layout='constrained')
+    words = {n: pc.count_substring_regex(_arrow(d['text']), r'\S+').to_numpy() for n,d in parts.items()}
+    edges = np.linspace(0, max(1, self.lengths.loc['all', 'words 99 %']), 40)
+    axes[0, 0].hist(list(words.values()), edges, density=True, histtype='step', label=list(parts))
+    axes[0, 0].set(title='Lengths', xlabel='words', ylabel='share of rows'); axes[0, 0].legend()
+    if bars is not None:
+        bars[list(parts)][:classes][::-1].plot.barh(stacked=True, ax=axes[0, 1], ylabel='', xlabel='rows', title='Classes')
+    return axes[0]

@@ -21,10 +21,11 @@ def _own(codes):
     "`codes` in which each missing value (-1) is a group by itself"
     return np.where(codes < 0, codes.max(initial=-1)+1+np.arange(len(codes)), codes)
 
+# %% ../nbs/04_split.ipynb #e45e4f0d
 def _groups(df, by=None, same_text=True, near=None):
     "[rows] the number of the group of each row"
     rows,links = np.arange(len(df)), []
-    if same_text:
+    if same_text or near:
         codes,keys = pd.factorize(duplicate_key(df['text']))
         links.append(codes)
         if near: i,j,_ = near_pairs(keys, near)
@@ -65,23 +66,30 @@ def _choose(left, group, lot):
     return len(lots)-1
 
 # %% ../nbs/04_split.ipynb #bca1e3c0
+def _house(group, label, left, rng):
+    "[groups] the part of each group of several rows; `left` goes down by its rows"
+    size = np.bincount(group)
+    home,lots,order = np.zeros(len(size), np.int64), rng.random(len(size)).tolist(), rng.permutation(len(size))
+    many = np.flatnonzero(size[group] > 1)
+    g,c = group[many], label[many]
+    cells = pd.DataFrame({'size': -size[g], 'order': order[g], 'g': g, 'c': c}).value_counts(sort=False).sort_index()
+    rows = zip(*(cells.index.get_level_values(n).tolist() for n in 'gc'), cells.tolist())
+    for g,cs in groupby(rows, key=lambda r: r[0]):
+        cs = [(c, n) for _,c,n in cs]
+        home[g] = s = _choose(left, cs, lots[g])
+        for c,n in cs: left[c][s] -= n
+    return home
+
+# %% ../nbs/04_split.ipynb #2d32062f
 def _deal(group, label, shares, rng, keep_first=True):
     "[rows] the part of each row, from its group and class [rows] and the share of each part"
-    part,size,counts = np.zeros(len(group), np.int64), np.bincount(group), np.bincount(label)
-    alone = pd.Series(group).groupby(label).nunique().reindex(range(len(counts)), fill_value=0).to_numpy() == 1
+    counts = np.bincount(label)
     left = _targets(counts, shares, np.ones(len(counts), bool) if keep_first else None)
-    if keep_first: left = [[n]+[0]*(len(shares)-1) if a else t for n,a,t in zip(counts.tolist(), alone, left)]
-    many = np.flatnonzero(size[group] > 1)
-    order = rng.permutation(len(size))  # by lot, where sizes are equal
-    cells = pd.DataFrame({'size': -size[group[many]], 'order': order[group[many]], 'group': group[many], 'label': label[many]}).value_counts(sort=False).sort_index()
-    home = np.zeros(len(size), np.int64)
-    rows = zip(cells.index.get_level_values('group').tolist(), cells.index.get_level_values('label').tolist(), cells.tolist())
-    for (g,cs),lot in zip(groupby(rows, key=lambda r: r[0]), rng.random(len(size)).tolist()):
-        cs = [(c, n) for _,c,n in cs]
-        home[g] = s = _choose(left, cs, lot)
-        for c,n in cs: left[c][s] -= n
-    part[many] = home[group[many]]
-    single = rng.permutation(np.flatnonzero(size[group] == 1))
+    if keep_first:
+        texts = pd.Series(group).groupby(label).nunique()
+        for c in texts.index[texts == 1]: left[c] = [int(counts[c])] + [0]*(len(shares)-1)
+    part = _house(group, label, left, rng)[group]
+    single = rng.permutation(np.flatnonzero(np.bincount(group)[group] == 1))
     part[single] = _fill(label[single], left)
     return part
 
@@ -105,44 +113,55 @@ class SplitReport(dict):
 
 # %% ../nbs/04_split.ipynb #80466fcf
 def _how(df, stratify, by, same_text, near, seed):
-    together = ['equal texts']*same_text + [f'texts with a similarity of {near} or more']*bool(near) + [f'rows with the same {by}']*(by is not None)
+    together = ['equal texts']*(same_text or bool(near)) + [f'texts with a similarity of {near} or more']*bool(near)
+    together += [f'rows with the same {by}']*(by is not None)
     kept = f"{' and '.join(together)} on one side" if together else 'each row for itself'
     return f"{f'stratified by {stratify}' if stratify in df else 'not stratified'}; {kept}; seed {seed}"
 
-def _report(out, column, label, group, how, asked, notes=()):
+# %% ../nbs/04_split.ipynb #2eb9f9f0
+def _report(out, column, label, group, how, asked, notes):
     "What became of the rows; `out[column]` holds the parts"
-    parts,notes = out[column], list(notes)
-    rows = {k if isinstance(k, str) else int(k): int(n) for k,n in parts.value_counts(sort=False).sort_index().items()}
-    for k,n in asked.items():
-        if abs(rows.get(k, 0)-n) > max(2, len(out)/100): notes.append(f'{k} was to have {n:,} rows: groups are not cut, the largest has {np.bincount(group).max():,}')
-    labels = {}
+    rows = {k if isinstance(k, str) else int(k): int(n) for k,n in out[column].value_counts(sort=False).sort_index().items()}
+    labels,size = {}, np.bincount(group)
     if label in out:
-        table = pd.crosstab(out[label], parts, dropna=False)
-        table = table.loc[table.sum(axis=1) > 0]
-        labels = {str(l): {k: int(r[k]) for k in rows} for l,r in zip(table.index, table.to_dict('records'))}
-        for k in (k for k,n in rows.items() if n):
-            if absent := [l for l,r in labels.items() if not r[k]]:
-                notes.append(f"{k} has no row of {', '.join(absent[:3])}{f' and {len(absent)-3:,} other labels' if len(absent) > 3 else ''}")
-    size = np.bincount(group) if len(group) else np.zeros(0, int)
+        table = pd.crosstab(out[label], out[column], dropna=False)
+        labels = {str(l): {k: int(r[k]) for k in rows} for l,r in zip(table.index, table.to_dict('records')) if sum(r.values())}
+    notes = notes + _note_sizes(rows, asked, len(out), size.max()) + [t for k,n in rows.items() if n for t in _note_absent(k, labels)]
     return SplitReport(how=how, rows=rows, labels=labels, groups=int((size > 1).sum()), grouped_rows=int(size[size > 1].sum()), notes=notes)
 
-# %% ../nbs/04_split.ipynb #37cb8fdc
-_given_names = {n: s for s,ns in {'train': 'train training', 'valid': 'valid validation val dev', 'test': 'test testing'}.items() for n in ns.split()}
+# %% ../nbs/04_split.ipynb #2ca5a101
+def _note_sizes(rows, asked, n, largest):
+    return [f'{k} was to have {want:,} rows: groups are not cut, the largest has {largest:,}'
+            for k,want in asked.items() if abs(rows.get(k, 0)-want) > max(2, n/100)]
 
+# %% ../nbs/04_split.ipynb #bb9adcb6
+def _note_absent(part, labels):
+    absent = [l for l,r in labels.items() if not r[part]]
+    more = f' and {len(absent)-3:,} other labels' if len(absent) > 3 else ''
+    return [f"{part} has no row of {', '.join(absent[:3])}{more}"] if absent else []
+
+# %% ../nbs/04_split.ipynb #37cb8fdc
+_given_names = {'train': 'train', 'training': 'train', 'valid': 'valid', 'validation': 'valid', 'val': 'valid', 'dev': 'valid',
+                'test': 'test', 'testing': 'test'}
+
+# %% ../nbs/04_split.ipynb #7f6b48ff
 def _given(column):
     "The split column that the data came with, in our three names"
     found = column.astype(str).str.strip().str.lower().map(_given_names)
     if found.isna().any():
         odd = ', '.join(map(repr, column[found.isna()].astype(object).unique()[:3]))
-        raise TweetnbError(f'the column {column.name!r} has values that are no split: {odd}', remedy='Rename them to train, valid or test, or use given=None.')
+        remedy = 'Rename them to train, valid or test, or use given=None.'
+        raise TweetnbError(f'the column {column.name!r} has values that are no split: {odd}', remedy=remedy)
     return pd.Categorical(found, ['train', 'valid', 'test'])
 
+# %% ../nbs/04_split.ipynb #7619185e
 def _wanted(share, n, name):
-    "A share of `n` rows, or a number of them, as a share"
+    "The number of rows that are a share of `n` rows, or that number itself"
     if not 0 <= share < max(1, n) or share >= 1 and share != int(share):
         raise TweetnbError(f'{name}={share} is neither a share from 0 to 1 nor a number of rows below {n:,}', remedy='Try 0.1.')
-    return share if share < 1 else share/n
+    return round(share*n) if share < 1 else int(share)
 
+# %% ../nbs/04_split.ipynb #ef24d2d4
 def _classes(df, stratify):
     if stratify not in df: return np.zeros(len(df), np.int64)
     return np.unique(df[stratify].astype('category').cat.codes, return_inverse=True)[1]
@@ -162,27 +181,39 @@ def split_tweets(
     "Give every row to train, valid or test"
     _check(df, by)
     split = _given(df[given]) if given in df else pd.Categorical(['train']*len(df), ['train', 'valid', 'test'])
-    have = {s: bool((split == s).any()) for s in ('valid', 'test')}
-    group,label = _groups(df, by, same_text or bool(near), near), _classes(df, stratify)
-    pool = (split == 'train') & ~np.isin(group, group[split != 'train'])  # what leaks already stays where it is
-    n = int(pool.sum())
-    share = {s: 0 if have[s] else _wanted(w, n, s) for s,w in (('valid', valid), ('test', test))}
-    if sum(share.values()) >= 1: raise TweetnbError(f'valid={valid} and test={test} leave nothing for training', remedy='Try 0.1 for each.')
-    codes = split.codes.astype(np.int64)
-    if n: codes[pool] = _deal(np.unique(group[pool], return_inverse=True)[1], label[pool], [1-sum(share.values()), *share.values()], np.random.default_rng(seed))
-    out = df.assign(split=pd.Categorical.from_codes(codes, ['train', 'valid', 'test']))
-    for s,w in share.items():
-        if w and not (out['split'] == s).any(): raise TweetnbError(f'no group of rows is small enough for {s}={w:.3g} of {n:,} rows', remedy='Ask for a larger share, or use kfold_tweets.')
-    notes = [f'the {s} rows are those that the data came with' for s,h in have.items() if h] + (_leaks(out) if any(have.values()) else [])
-    out.attrs['split'] = _report(out, 'split', stratify, group, _how(df, stratify, by, same_text, near, seed), {s: round(w*n) for s,w in share.items() if w}, notes)
+    group,label = _groups(df, by, same_text, near), _classes(df, stratify)
+    asked = {s: _wanted(w, int((split == 'train').sum()), s) for s,w in (('valid', valid), ('test', test)) if w and not (split == s).any()}
+    out = df.assign(split=_cut(split, group, label, asked, seed))
+    notes = [f'the {s} rows are those that the data came with' for s in ('valid', 'test') if (split == s).any()]
+    if notes: notes += _leaks(out)
+    out.attrs['split'] = _report(out, 'split', stratify, group, _how(df, stratify, by, same_text, near, seed), asked, notes)
     return out
 
 # %% ../nbs/04_split.ipynb #132e9df9
+def _cut(split, group, label, asked, seed):
+    "`split` with so many rows as are `asked` of it moved from training to other parts; what leaks already stays where it is"
+    if not asked: return split
+    pool = (split == 'train') & ~np.isin(group, group[split != 'train'])
+    n,want = int(pool.sum()), ' and '.join(f'{s} {n:,}' for s,n in asked.items())
+    if sum(asked.values()) >= n:
+        raise TweetnbError(f'with {want} rows, of {n:,} that may move, nothing is left for training', remedy='Try 0.1.')
+    group,label = (np.unique(x[pool], return_inverse=True)[1] for x in (group, label))
+    shares = [1-sum(asked.values())/n, *(w/n for w in asked.values())]
+    part = _deal(group, label, shares, np.random.default_rng(seed))
+    out,names = split.copy(), np.array(['train', *asked], dtype=object)
+    out[pool] = names[part]
+    if lost := [s for s in asked if not (out == s).any()]:
+        remedy = 'Ask for more rows, or use kfold_tweets.'
+        raise TweetnbError(f'no group of rows is small enough for {lost[0]}: {asked[lost[0]]:,} of {n:,} rows', remedy=remedy)
+    return out
+
+# %% ../nbs/04_split.ipynb #a9c2a968
 def _check(df, by):
     for c in ['text'] + [by]*(by is not None):
         if c not in df: raise TweetnbError(f'the table has no column {c!r}', remedy=f"It has {', '.join(map(str, df.columns))}.")
     if not len(df): raise TweetnbError('there are no rows to split', remedy='Look at the read report, df.attrs["read"].')
 
+# %% ../nbs/04_split.ipynb #4cdb85fb
 def _leaks(df):
     return [f'{rows:,} rows of {b} also stand in {a}, as the data came; drop_leaks leaves out those of {a}'
             for a,b,rows in find_leaks(df)[['seen', 'split', 'rows']].itertuples(index=False, name=None) if rows]
@@ -211,16 +242,17 @@ def kfold_tweets(
 ) -> pd.DataFrame: # The same rows in the same order, with a column `fold`: 0 … k-1, and -1 for the rows of a test split
     "Give every row to one of `k` folds"
     _check(df, by)
-    group = _groups(df, by, same_text or bool(near), near)
+    group = _groups(df, by, same_text, near)
     fixed = np.asarray(_given(df['split']) == 'test') if 'split' in df else np.zeros(len(df), bool)
     pool = ~np.isin(group, group[fixed])
     own,fold = np.unique(group[pool], return_inverse=True)
-    if not 2 <= k <= len(own): raise TweetnbError(f'{len(own):,} groups of rows cannot make {k} folds', remedy='Take a k from 2 to that number.')
+    if not 2 <= k <= len(own): raise TweetnbError(f'{len(own):,} groups of rows cannot make {k} folds', remedy='Take a smaller k, from 2.')
     folds = np.full(len(df), -1)
     folds[pool] = _deal(fold, _classes(df, stratify)[pool], [1/k]*k, np.random.default_rng(seed), keep_first=False)
     out = df.assign(fold=folds)
-    n,notes = int(pool.sum()), [f'{(~pool).sum():,} rows of the test split, or with a text that stands there, are in no fold: -1']*bool(fixed.any())
-    out.attrs['split'] = _report(out, 'fold', stratify, group, _how(df, stratify, by, same_text, near, seed), {i: round(n/k) for i in range(k)}, notes)
+    notes = [f'{(~pool).sum():,} rows stand in the test split, or have its texts, and are in no fold (-1)']*bool(fixed.any())
+    asked = dict.fromkeys(range(k), round(pool.sum()/k))
+    out.attrs['split'] = _report(out, 'fold', stratify, group, _how(df, stratify, by, same_text, near, seed), asked, notes)
     return out
 
 # %% ../nbs/04_split.ipynb #f13ae3a8
@@ -234,6 +266,7 @@ def split_indices(
     if column not in df: raise TweetnbError(f'the table has no column {column!r}', remedy='Make one with split_tweets or kfold_tweets.')
     values = _given(df['split']) if fold is None else df['fold'].to_numpy()
     valid = values == ('valid' if fold is None else fold)
-    if not valid.any(): raise TweetnbError(f"no row is in {'valid' if fold is None else f'fold {fold}'}", remedy='Split with valid=0.1, or take a fold below k.')
+    where = 'valid' if fold is None else f'fold {fold}'
+    if not valid.any(): raise TweetnbError(f'no row is in {where}', remedy='Split with valid=0.1, or take a fold below k.')
     train = values == 'train' if fold is None else ~valid & (values >= 0)
     return np.random.default_rng(seed).permutation(np.flatnonzero(train)), np.flatnonzero(valid)
