@@ -95,7 +95,7 @@ def train(
     valid:Annotated[float, typer.Option('--valid', min=0.01, max=0.9, help='Share of the tweets held out to score on.')] = 0.1,
     cleaner:Annotated[str|None, typer.Option('--cleaner', help='Cleaning preset: emoji, arabizi, sentiment140, celebrity, imdb or tweeteval.')] = 'tweeteval',
     bs:Annotated[int, typer.Option('--bs', min=1, help='Tweets a batch.')] = 64,
-    lr:Annotated[float, typer.Option('--lr', help='Largest learning rate of the one-cycle schedule.')] = 3e-3,
+    lr:Annotated[float, typer.Option('--lr', help='Largest learning rate of the one-cycle schedule.')] = 5e-3,
     hidden:Annotated[int, typer.Option('--hidden', min=1, help='Size of the recurrent state.')] = 128,
     emb:Annotated[int, typer.Option('--emb', min=1, help='Size of the word vectors.')] = 100,
     max_len:Annotated[int, typer.Option('--max-len', min=1, help='Longer tweets are cut to this many tokens.')] = 128,
@@ -120,7 +120,7 @@ def train_table(
     valid:float=0.1, # Share held out
     cleaner:str|None='tweeteval', # Cleaning preset
     bs:int=64, # Tweets a batch
-    lr:float=3e-3, # Largest learning rate
+    lr:float=5e-3, # Largest learning rate
     max_len:int=128, # Tokens a tweet at most
     seed:int=42, # Of everything
     baseline:bool=True, # The linear baseline as well?
@@ -304,13 +304,13 @@ def audit(
 @app.command()
 def demo(
     out:Annotated[Path, typer.Option('--out', help='Folder for the bundle and the predictions.')] = Path('demo'),
-    epochs:Annotated[int, typer.Option('--epochs', min=1, help='Times over the training tweets.')] = 8,
+    epochs:Annotated[int, typer.Option('--epochs', min=1, help='Times over the training tweets.')] = 5,
     seed:Annotated[int, typer.Option('--seed', help='Of everything.')] = 42):
     "Train, score and predict on the packaged sample: about a minute, and no network."
     from tweetnb.parse import read_tweets
     file = sample_path('tweets.csv')
     say.print('[bold]tweetnb demo[/bold]: the packaged sample, tweets of our own invention with three moods.\n')
-    learn = train_table(read_tweets(file, label=True), out/'bundle', 'bilstm', epochs=epochs, valid=.2, bs=32, lr=1e-2, seed=seed, n_hidden=64, dropout=.5, pool='mean')
+    learn = train_table(read_tweets(file, label=True), out/'bundle', 'bilstm', epochs=epochs, valid=.2, bs=32, seed=seed, n_hidden=64)
     predict(out/'bundle', sample_path('tweets_test.csv'), out=out/'submission.csv', sample=sample_path('sample_submission.csv'), id=None, text=None, format=None, limit=None)
     say.print(f"\nWhat to type next:\n  tweetnb evaluate {out/'bundle'} {file}\n  tweetnb audit {file}\n  tweetnb train YOUR_FILE.csv --out my-bundle\n  tweetnb --help")
 
