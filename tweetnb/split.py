@@ -40,15 +40,14 @@ def _groups(df, by=None, same_text=True, near=None):
     return connected_components(coo_array((np.ones(len(a), np.int8), (a, b)), shape=(n, n)), directed=False)[1][links[0]]
 
 # %% ../nbs/04_split.ipynb #ae00610d
-def _targets(counts, shares, first=None):
-    "[classes][parts] whole rows; a class with `first` gives its first row to part 0"
+def _targets(counts, shares):
+    "[classes][parts] whole rows for each part, from the rows of each class and the share of each part"
     shares,owed,out = np.asarray(shares, float), np.zeros(len(shares)), [None]*len(counts)
     for c in np.argsort(counts, kind='stable'):
         want = counts[c]*shares
         got = np.floor(want + 1e-9).astype(int)
         rest = counts[c]-got.sum()
         got[np.argsort(-np.where(want > got, want-got+owed, -np.inf), kind='stable')[:rest]] += 1
-        if first is not None and first[c] and not got[0]: got[got.argmax()] -= 1; got[0] = 1
         owed += want-got
         out[c] = got.tolist()
     return out
@@ -81,13 +80,9 @@ def _house(group, label, left, rng):
     return home
 
 # %% ../nbs/04_split.ipynb #2d32062f
-def _deal(group, label, shares, rng, keep_first=True):
+def _deal(group, label, shares, rng):
     "[rows] the part of each row, from its group and class [rows] and the share of each part"
-    counts = np.bincount(label)
-    left = _targets(counts, shares, np.ones(len(counts), bool) if keep_first else None)
-    if keep_first:
-        texts = pd.Series(group).groupby(label).nunique()
-        for c in texts.index[texts == 1]: left[c] = [int(counts[c])] + [0]*(len(shares)-1)
+    left = _targets(np.bincount(label), shares)
     part = _house(group, label, left, rng)[group]
     single = rng.permutation(np.flatnonzero(np.bincount(group)[group] == 1))
     part[single] = _fill(label[single], left)
@@ -99,6 +94,13 @@ def _fill(label, left):
     ends = np.cumsum(np.clip(np.array(left), 0, None)[:, ::-1], axis=1)[:, :-1]  # [classes, parts-1]
     nth = pd.Series(label).groupby(label).cumcount().to_numpy()
     return ends.shape[1] - (nth[:, None] >= ends[label]).sum(axis=1)
+
+# %% ../nbs/04_split.ipynb #0f8ff544
+def _all_seen(part, group, label):
+    "`part` with at least one group of each class in part 0"
+    first = np.unique(label, return_index=True)[1]
+    unseen = np.bincount(label[part == 0], minlength=len(first)) == 0
+    return np.where(np.isin(group, group[first[unseen]]), 0, part)
 
 # %% ../nbs/04_split.ipynb #cb3e740b
 class SplitReport(dict):
@@ -199,7 +201,7 @@ def _cut(split, group, label, asked, seed):
         raise TweetnbError(f'with {want} rows, of {n:,} that may move, nothing is left for training', remedy='Try 0.1.')
     group,label = (np.unique(x[pool], return_inverse=True)[1] for x in (group, label))
     shares = [1-sum(asked.values())/n, *(w/n for w in asked.values())]
-    part = _deal(group, label, shares, np.random.default_rng(seed))
+    part = _all_seen(_deal(group, label, shares, np.random.default_rng(seed)), group, label)
     out,names = split.copy(), np.array(['train', *asked], dtype=object)
     out[pool] = names[part]
     if lost := [s for s in asked if not (out == s).any()]:
@@ -248,7 +250,7 @@ def kfold_tweets(
     own,fold = np.unique(group[pool], return_inverse=True)
     if not 2 <= k <= len(own): raise TweetnbError(f'{len(own):,} groups of rows cannot make {k} folds', remedy='Take a smaller k, from 2.')
     folds = np.full(len(df), -1)
-    folds[pool] = _deal(fold, _classes(df, stratify)[pool], [1/k]*k, np.random.default_rng(seed), keep_first=False)
+    folds[pool] = _deal(fold, _classes(df, stratify)[pool], [1/k]*k, np.random.default_rng(seed))
     out = df.assign(fold=folds)
     notes = [f'{(~pool).sum():,} rows stand in the test split, or have its texts, and are in no fold (-1)']*bool(fixed.any())
     asked = dict.fromkeys(range(k), round(pool.sum()/k))
