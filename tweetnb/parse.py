@@ -152,6 +152,14 @@ def _raw_blocks(path, size=_BLOCK):
             if len(rest) > _LONGEST: raise TweetnbError('a line of more than 64 MB', path=path, line=line, remedy='Is this a text file?')
     if rest: yield line, rest
 
+def _ahead(it):
+    "The same items, each made in a thread while the one before is worked on"
+    with ThreadPoolExecutor(1) as thread:
+        soon = thread.submit(next, it, None)
+        while (item := soon.result()) is not None:
+            soon = thread.submit(next, it, None)
+            yield item
+
 def _newlines(block): return int(np.count_nonzero(np.frombuffer(block, np.uint8) == 10))
 
 # %% ../nbs/01_parse.ipynb #85a5f5c2
@@ -213,7 +221,7 @@ def _blocks(path, report, encoding=None):
         yield from _wide_blocks(path, encoding)
         return
     _binary(head, path)
-    for line,block in _raw_blocks(path):
+    for line,block in _ahead(_raw_blocks(path)) if len(head) == 1 << 16 else _raw_blocks(path):
         if line == 1: block = block.removeprefix(b'\xef\xbb\xbf')
         valid = _is_utf8(block)
         if not encoding and not block.isascii(): encoding = 'utf-8' if valid else _utf8_or_latin1(block)
@@ -325,7 +333,8 @@ def _table(df, lines, report, t, l, names=None, keep_empty=False):
         reject(out['label'].isna(), 'no label')
     rest = {c if c not in ('text', 'label') else c + '_': df[c] for c in df.columns if c not in (t, l)}
     report.note(lines[good & texts.str.contains('\ufffd', regex=False).to_numpy(dtype=bool)], 'U+FFFD')
-    return pd.DataFrame(out | rest)[good].reset_index(drop=True), lines[good]
+    df = pd.DataFrame(out | rest)
+    return (df, lines) if good.all() else (df[good].reset_index(drop=True), lines[good])
 
 # %% ../nbs/01_parse.ipynb #1b2c4cee
 def _records(lines, delimiter):
@@ -541,7 +550,7 @@ def _find_lines(a):
     start = np.concatenate([[0], nl[:-1] + 1])
     space = a == 32
     end = nl - 2                                                            # where the word ends in 'word O'
-    plain = (space[:-2] & (a[1:-1] == 79))[end] & (end >= start)
+    plain = (space[:-2] & (a[1:-1] == 79))[end]
     other = np.flatnonzero(~plain)
     other = other[nl[other] > start[other]]                                 # not the blank lines
     colons = np.flatnonzero(space[:-1] & (a[1:] == 58))                     # ' :' begins a tag
@@ -549,7 +558,7 @@ def _find_lines(a):
     tagged = (at >= start[other]) & (a[nl[other] - 1] == 58) & (nl[other] - at > 3)
     tag,bad = other[tagged],other[~tagged]
     end[tag],end[bad] = at[tagged],nl[bad]
-    return SimpleNamespace(a=a, nl=nl, start=start, end=np.maximum(end, start), tag=tag, bad=bad, first=a[start])
+    return SimpleNamespace(a=a, nl=nl, start=start, end=end, tag=tag, bad=bad, first=a[start])
 
 # %% ../nbs/01_parse.ipynb #dfb32c57
 def _block(b): return np.frombuffer(b''.join((b'\n\n', b.replace(b'\r\n', b'\n') if b'\r' in b else b, b'\n'*8)), np.uint8)
@@ -562,12 +571,10 @@ def _is(x, lines, word):
     return same & (x.end[lines] - x.start[lines] == len(word))
 
 def _strays(x, marks, opens):
-    "The first lines of what stands between a `<STOP>` and the next `<START>`"
-    left,right = np.append(-1, marks),np.append(marks, len(x.nl))
-    gap = np.append(True, ~opens) & np.append(opens, True)
-    filled = np.append(np.flatnonzero(x.nl > x.start), len(x.nl))
-    at = filled[np.searchsorted(filled, left[gap] + 1)]
-    return at[at < right[gap]]
+    "The first lines of what stands between a `<STOP>` and the next `<START>`, where mostly there is one blank line"
+    filled,left,right = x.nl > x.start,np.append(-1, marks),np.append(marks, len(x.nl))
+    gap = np.append(True, ~opens) & np.append(opens, True) & ((right - left > 2) | filled[np.minimum(left + 1, len(filled) - 1)])
+    return np.concatenate([l + 1 + np.flatnonzero(filled[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
 
 # %% ../nbs/01_parse.ipynb #afabdb17
 def _find_tweets(x, reject):
@@ -614,7 +621,8 @@ def _cut_words(x, s, stop):
     w = np.flatnonzero(np.cumsum(inside, dtype=np.int8)[:-1].view(bool) & (x.end > x.start))
     high = np.flatnonzero(x.first[w] >= 0xe2)
     w = np.delete(w, high[_modifiers(x, w[high])])
-    lo,hi = np.searchsorted(w, s + 1),np.searchsorted(w, stop)
+    lo = np.searchsorted(w, s)
+    hi = np.append(lo[1:], len(w))
     if not len(w): return pa.array(['']*len(s), pa.string()), hi > lo
     after = x.end[w] + 1                                                    # a word and the space after it
     after[hi[hi > lo] - 1] -= 1                                             # but not after the last
@@ -754,7 +762,7 @@ def _batches(pieces, rows):
     def batch():
         table,at = pa.concat_tables(held),np.concatenate(lines)
         held[:],lines[:] = [table[rows:]],[at[rows:]]
-        return table[:rows].to_pandas(use_threads=False), at[:rows]
+        return table[:rows].combine_chunks().to_pandas(use_threads=False), at[:rows]
     for df,at in pieces:
         if isinstance(df, pd.DataFrame): yield from ((df[i:i+rows].reset_index(drop=True), at[i:i+rows]) for i in range(0, len(df), rows))
         else:
@@ -815,18 +823,20 @@ def _check(report, limit=None):
     raise TweetnbError(why, path=report['path'], remedy='Are format, text and label right?')
 
 # %% ../nbs/01_parse.ipynb #b5eaa9fc
+def _common_order(labels):
+    "The classes that occur in any of these categoricals, in an order that fits them all"
+    cats = [list(l.cat.categories) for l in labels]
+    order = list(dict.fromkeys(c for cs in cats for c in cs))
+    if all(cs == _order(cs) for cs in cats): order = _order(order)
+    occur = {cs[i] for cs,l in zip(cats, labels) for i in np.unique(l.cat.codes)}
+    return [c for c in order if c in occur]
+
 def _concat(parts):
     "The tables of all pieces as one; its classes are those that occur"
-    if len(parts) == 1: df = parts[0]
-    elif not any('label' in p for p in parts): df = pd.concat(parts, ignore_index=True)
-    else:
-        cats = [list(p['label'].cat.categories) for p in parts]
-        order = list(dict.fromkeys(c for cs in cats for c in cs))
-        if all(cs == _order(cs) for cs in cats): order = _order(order)
+    if 'label' in parts[0]:
+        order = _common_order([p['label'] for p in parts])
         for p in parts: p['label'] = p['label'].cat.set_categories(order)
-        df = pd.concat(parts, ignore_index=True)
-    if 'label' in df: df['label'] = df['label'].cat.remove_unused_categories()
-    return df
+    return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
 # %% ../nbs/01_parse.ipynb #6af7f410
 def read_tweets(
