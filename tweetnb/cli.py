@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'File', 'Folder', 'TextColumn', 'LabelColumn', 'Format', 'Limit', 'train', 'train_table', 'fit',
-           'evaluate', 'predict', 'audit', 'demo', 'main']
+           'evaluate', 'predict', 'audit', 'convert', 'demo', 'main']
 
 # %% ../nbs/51_cli.ipynb #2abb2bed
 import json, shutil, sys, time, traceback
@@ -106,6 +106,7 @@ def train(
     "Train a classifier on labelled tweets, beside a linear baseline, and save it as a bundle."
     from tweetnb.parse import read_tweets
     df = read_tweets(file, text=text, label=label or True, format=format, limit=limit)
+    _say_read(df)
     if top_labels: df = _commonest(df, top_labels)
     train_table(df, out, model, epochs=epochs, valid=valid, cleaner=cleaner, bs=bs, lr=lr, max_len=max_len, seed=seed,
                 baseline=baseline, n_hidden=hidden, n_emb=emb)
@@ -134,7 +135,6 @@ def train_table(
     from tweetnb.split import split_indices, split_tweets
     from tweetnb.bundle import check_free
     check_free(out)
-    _say_read(df)
     trained_labels(df)
     cleaner = Cleaner.preset(cleaner) if cleaner else Cleaner([])
     df = split_tweets(df, valid=valid, seed=seed)
@@ -304,6 +304,19 @@ def audit(
     say.print(Markdown(found.to_markdown()) if say.is_terminal else found.to_markdown())
     if strict and not found.ok: raise typer.Exit(1)
 
+# %% ../nbs/51_cli.ipynb #57942264
+@app.command()
+def convert(
+    file:File,
+    out:Annotated[Path, typer.Option('--out', help='The folder of Parquet files to make.')],
+    rows:Annotated[int, typer.Option('--rows', min=1, help='Rows a file at most.')] = 100_000,
+    text:TextColumn = None, label:LabelColumn = None, format:Format = None):
+    "Convert a long file once to Parquet files, which are read many times as fast."
+    from tweetnb.fetch import convert as to_shards
+    made = to_shards(file, out, rows, text=text, label=label, format=format)
+    report = made['report']
+    say.print(f"Wrote {made['rows']:,} rows to {len(made['shards']):,} files in [bold]{_plain(str(out))}[/bold] ({report['read']:,} read, {sum(report['rejected'].values()):,} rejected).")
+
 # %% ../nbs/51_cli.ipynb #df5d1e99
 @app.command()
 def demo(
@@ -314,7 +327,9 @@ def demo(
     from tweetnb.parse import read_tweets
     file = sample_path('tweets.csv')
     say.print('[bold]tweetnb demo[/bold]: the packaged sample, tweets of our own invention with three moods.\n')
-    learn = train_table(read_tweets(file, label=True), out/'bundle', 'bilstm', epochs=epochs, valid=.2, bs=32, seed=seed, n_hidden=64)
+    df = read_tweets(file, label=True)
+    _say_read(df)
+    learn = train_table(df, out/'bundle', 'bilstm', epochs=epochs, valid=.2, bs=32, seed=seed, n_hidden=64)
     predict(out/'bundle', sample_path('tweets_test.csv'), out=out/'submission.csv', sample=sample_path('sample_submission.csv'), id=None, text=None, format=None, limit=None)
     say.print(f"\nWhat to type next:\n  tweetnb evaluate {out/'bundle'} {file}\n  tweetnb audit {file}\n  tweetnb train YOUR_FILE.csv --out my-bundle\n  tweetnb --help")
 
