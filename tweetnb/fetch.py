@@ -47,7 +47,7 @@ def _transfer(url, part, timeout):
         total = None if r.length is None else start + r.length
         with open(part, 'ab' if start else 'wb') as f, progress(desc=part.stem, total=total, unit='B') as bar:
             bar.update(start)
-            while block := r.read(1 << 18): f.write(block); bar.update(len(block))
+            while block := r.read1(1 << 18): f.write(block); bar.update(len(block))
     return total is None or part.stat().st_size == total
 
 # %% ../nbs/05_fetch.ipynb #5dc1a6d3
@@ -66,7 +66,7 @@ def download(
     dest, # Where the file shall stand
     size:int|None=None, # How many bytes it must have
     sha256:str|None=None, # The SHA-256 it must have, in hexadecimal
-    tries:int=4, # How often to go on after a lost connection
+    tries:int=4, # Give up after so many lost connections in a row that brought nothing
     timeout:float=30, # Seconds without a byte after which a connection counts as lost
 ) -> Path: # `dest`; a file that is there and right is not fetched again
     "Fetch a file, check it, and put it in place only if it is right; what broke off goes on where it stopped"
@@ -85,10 +85,12 @@ def download(
 # %% ../nbs/05_fetch.ipynb #c343ea99
 def _download(url, dest, size, sha256, tries, timeout):
     part = dest.with_name(dest.name + '.part')
-    for i in range(tries):
-        if i: time.sleep(min(0.1*4**i, 10))
-        if _fetch_once(url, part, timeout): break
-    else: raise TweetnbError(f'the connection broke off {tries} times', path=url, remedy='Try again: it will go on where it stopped.')
+    most,failed = 0,0
+    while not _fetch_once(url, part, timeout):
+        have = part.stat().st_size if part.exists() else 0
+        most,failed = max(most, have),1 if have > most else failed + 1
+        if failed == tries: raise TweetnbError(f'the connection broke off {tries} times in a row', path=url, remedy='Try again later: it will go on where it stopped.')
+        time.sleep(min(0.1*4**failed, 10))
     wrong = _wrong(part, size, sha256)
     if wrong: part.unlink()
     else:
