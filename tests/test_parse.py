@@ -336,3 +336,120 @@ CELLS = st.one_of(st.none(), st.text(max_size=8), st.integers(-5, 5), st.floats(
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=8), keep_empty=st.booleans())
 def test_random_frames(rows, keep_empty):
     reads_or_explains(pd.DataFrame(rows, columns=['text', 'label', 'text'], dtype=object), keep_empty=keep_empty)
+
+
+# ---- other things that come ----
+
+@pytest.mark.parametrize('content, says', [
+    (b'', 'is empty'), (b'\n\n \n', 'is empty'), (b'\xff\xfe', 'is empty'), (b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR', 'binary file'), (bytes(range(256))*9, 'binary file'),
+    (b'PK\3\4\x14\0\0\0', 'Unpack it first'), (b'<!DOCTYPE html>\n<html><body>text,label</body>', 'web page'), (b'PAR1 but no more', 'Parquet file is broken'),
+    (b'id,label\n1,2\n', 'no column of texts was found'), (b'text,label\n', 'no rows'), (b'text,label\n,1\n \t,0\nnan,1\n', r'none of 3 rows could be used \(no text: 3\)'),
+    (b'text,label\n1,2\n3,4\n', 'holds only numbers'), (b'text,label\nonly\nthree,columns,here\n', 'wrong number of columns: 2'),
+    (gzip.compress(b'text,label\n' + b'good,1\n'*99_999)[:-20], 'breaks off'), (gzip.compress(b'text\nhello\n')[:12] + b'\1\2\3', 'broken'), (b'\x1f\x8b', 'broken')])
+def test_what_cannot_be_read_is_told_in_one_line(tmp_path, content, says):
+    path = tmp_path/'t.csv'
+    path.write_bytes(content)
+    with pytest.raises(TweetnbError, match=says) as e: read_tweets(path)
+    assert str(e.value).startswith(str(path)) and '\n' not in str(e.value)
+
+def test_paths_that_are_none(tmp_path):
+    (tmp_path/'train.csv').write_text('text\nhi there\n')
+    with pytest.raises(TweetnbError, match='Did you mean train.csv'): read_tweets(tmp_path/'trian.csv')
+    with pytest.raises(TweetnbError, match='tweetnb.fetch'): read_tweets('https://example.org/tweets.csv')
+    with pytest.raises(TweetnbError, match='no format'): read_tweets(tmp_path/'train.csv', format='xls')
+    with pytest.raises(TweetnbError, match="no option 'sep'. It takes: delimiter"): read_tweets(tmp_path/'train.csv', sep=',')
+    (tmp_path/'sub').mkdir(); (tmp_path/'sub'/'a.csv').write_text('x'); (tmp_path/'sub'/'b.txt').write_text('x')
+    with pytest.raises(TweetnbError, match='Name one of its files: a.csv, b.txt'): read_tweets(tmp_path/'sub')
+    (tmp_path/'void').mkdir()
+    with pytest.raises(TweetnbError, match='it is empty'): read_tweets(tmp_path/'void')
+    (tmp_path/'labelled.csv').write_text('text,label\nhi there,1\n')
+    with pytest.raises(TweetnbError, match='some have labels and some have none'): read_tweets([tmp_path/'train.csv', tmp_path/'labelled.csv'])
+    assert len(read_tweets([tmp_path/'train.csv', tmp_path/'labelled.csv'], label=False)) == 2
+
+def test_labels_wanted_or_not(tmp_path):
+    (tmp_path/'t.csv').write_text('label,id,text\na,1,good morning\nb,2,good night\n')
+    assert list(read_tweets(tmp_path/'t.csv', label=False)) == ['text', 'label_', 'id']
+    assert read_tweets(tmp_path/'t.csv', label='ID')['label'].tolist() == ['1', '2']
+    (tmp_path/'u.csv').write_text('id,text\n1,good morning\n')
+    with pytest.raises(TweetnbError, match='no column of labels was found'): read_tweets(tmp_path/'u.csv', label=True)
+    with pytest.raises(TweetnbError, match="'mood' is not there"): read_tweets(tmp_path/'u.csv', label='mood')
+    (tmp_path/'happy.txt').write_text('good morning\n')
+    assert read_tweets(tmp_path/'happy.txt', label=True)['label'].tolist() == ['happy']
+    assert read_tweets(tmp_path/'happy.txt', label_value='joy')['label'].tolist() == ['joy']
+    assert 'label' not in read_tweets(tmp_path/'happy.txt')
+
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'latin-1', 'cp1252'])
+def test_encodings(tmp_path, encoding):
+    text = 'text,label\n' + 'plain ascii,0\n'*200_000 + 'déjà vu à Tunis,1\n'*3   # the first letter beyond ASCII comes late
+    (tmp_path/'t.csv').write_bytes(text.encode(encoding))
+    df = read_tweets(tmp_path/'t.csv')
+    assert df['text'].iloc[-1] == 'déjà vu à Tunis' and len(df) == 200_003
+
+def test_damage_is_counted_and_does_not_change_the_encoding(tmp_path):
+    lines = [f'{i} déjà vu 🎉'.encode() for i in range(50)]
+    lines[3] += b'\xe9'
+    (tmp_path/'t.txt').write_bytes(b'\n'.join(lines))
+    df = read_tweets(tmp_path/'t.txt')
+    assert df.attrs['read']['noted'] == {'U+FFFD': 1} and df.attrs['read'].noted_rows()['line'].tolist() == [4]
+    assert df['text'].iloc[4] == '4 déjà vu 🎉'
+
+def test_a_quote_that_never_closes_loses_no_row(tmp_path):
+    rows = [f'{i},"tweet {i}, with a comma",pos' for i in range(5_000)]
+    rows[1_000] = '1000,"tweet 1000 never closes,pos'
+    rows[4_999] = '4999,"nor does the last,pos'
+    (tmp_path/'t.csv').write_text('id,text,label\n' + '\n'.join(rows))
+    df = read_tweets(tmp_path/'t.csv')
+    assert len(df) >= 4_998 and df.attrs['read']['read'] == 5_000
+    assert df.set_index('id').loc['4999', 'text'] == '"nor does the last'
+
+@pytest.mark.parametrize('name', ['emojify/dev.txt.gz', 'tweeteval/sentiment', 'authors/raw_tweets.csv', 'sentiment140/positive.txt.gz'])
+def test_pieces_are_the_whole(name):
+    path = real(*name.split('/'))
+    whole = read_tweets(path)
+    for rows in 1_777, 60_000:
+        parts = list(iter_tweets(path, rows=rows))
+        assert max(map(len, parts)) <= rows
+        pd.testing.assert_frame_equal(pd.concat([p.astype('str') for p in parts], ignore_index=True), whole.astype('str'))
+        assert parts[0].attrs['read'] == whole.attrs['read']
+    for limit in 1, 1_000, len(whole), len(whole) + 1:
+        some = read_tweets(path, limit=limit)
+        is_table(some)
+        pd.testing.assert_frame_equal(some.astype('str'), whole[:limit].astype('str'))
+
+def test_files_side_by_side_are_files_in_a_row(tmp_path):
+    files = [real('emojify', n) for n in ('dev.txt.gz', 'test.txt.gz')]
+    one,two = read_tweets(files, workers=1),read_tweets(files, workers=2)
+    pd.testing.assert_frame_equal(one, two)
+    is_table(two)
+    assert two.attrs['read']['read'] == 166_021 and set(two.attrs['read'].rejected_rows()['path']) == set(map(str, files))
+
+def test_huggingface_datasets(tmp_path):
+    datasets = pytest.importorskip('datasets')
+    ds = datasets.Dataset.from_dict({'tweet': ['good', None, 'bad', 'worse'], 'label': [2, 1, 0, -1], 'n': [1, 2, 3, 4]},
+        features=datasets.Features(tweet=datasets.Value('string'), label=datasets.ClassLabel(names=['negative', 'neutral', 'positive']), n=datasets.Value('int64')))
+    for d in ds, ds.to_iterable_dataset():
+        df = read_tweets(d)
+        is_table(df)
+        assert df['label'].tolist() == ['positive', 'negative'] and df['n'].tolist() == [1, 3]
+        assert df.attrs['read']['rejected'] == {'no text': 1, 'no label': 1}
+    df = read_tweets(datasets.DatasetDict(train=ds, validation=ds.select([2, 0])))
+    is_table(df)
+    assert df['split'].tolist() == ['train', 'train', 'valid', 'valid'] and df['label'].cat.categories.tolist() == ['negative', 'positive']
+
+MEMORY = '''
+import resource, sys
+from tweetnb.parse import read_tweets
+read_tweets(sys.argv[1])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+df = read_tweets(sys.argv[2])
+print(len(df), (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)//1024)
+'''
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='counts memory as Linux does')
+def test_eight_copies_of_emojify_in_less_than_600_MB(tmp_path):
+    train = real('emojify', 'train.txt.gz').read_bytes()
+    with open(tmp_path/'eight.txt.gz', 'wb') as f:
+        for _ in range(8): f.write(train)                                  # gzip files in a row are one gzip file: 840 MB unpacked
+    out = subprocess.run([sys.executable, '-c', MEMORY, real('emojify', 'original_head.txt'), tmp_path/'eight.txt.gz'], capture_output=True, text=True, check=True)
+    rows,growth = map(int, out.stdout.split())
+    assert rows == 8*610_798 and growth < 600
