@@ -310,15 +310,18 @@ def _texts(values, keep_empty):
     empty = (values.str.strip().isin(_NOTHING[1:])).to_numpy(dtype=bool)
     return (values.mask(empty, '') if keep_empty else values), empty
 
+_NUMBER = re.compile(r'\s*[-+]?[\d.,]*\d(?:e[-+]?\d+)?\s*')
+
 def _check_texts(values, name, path, line):
     "Raise if the first texts are all numbers"
-    if len(values) and values[:1000].str.fullmatch(r'\s*[-+]?[\d.,]*\d(?:e[-+]?\d+)?\s*').all():
+    if len(values) and all(map(_NUMBER.fullmatch, values[:1000])):
         raise TweetnbError(f'the text column {name!r} holds only numbers', path=path, line=line, remedy='Name the column of tweets with text=.')
 
 # %% ../nbs/01_parse.ipynb #568dda88
 def _table(df, lines, report, t, l, names=None, keep_empty=False):
     "The rows that can be used of raw columns `df` (texts in `t`, labels in `l`), and their lines"
-    df = df.reindex(columns=[*df.columns, *(c for c in (t, l) if c is not None and c not in df)])
+    lacking = {c: None for c in (t, l) if c is not None and c not in df} # later lines of JSON may have other columns
+    df = df.assign(**lacking) if lacking else df
     good = np.ones(len(df), dtype=bool)
     def reject(bad, reason):
         report.reject(lines[good & bad], reason)
@@ -574,7 +577,7 @@ def _strays(x, marks, opens):
     "The first lines of what stands between a `<STOP>` and the next `<START>`, where mostly there is one blank line"
     filled,left,right = x.nl > x.start,np.append(-1, marks),np.append(marks, len(x.nl))
     gap = np.append(True, ~opens) & np.append(opens, True) & ((right - left > 2) | filled[np.minimum(left + 1, len(filled) - 1)])
-    return np.concatenate([l + 1 + np.flatnonzero(filled[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
+    return np.concatenate([left[:0]] + [l + 1 + np.flatnonzero(filled[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
 
 # %% ../nbs/01_parse.ipynb #afabdb17
 def _find_tweets(x, reject):
@@ -835,7 +838,8 @@ def _concat(parts):
     "The tables of all pieces as one; its classes are those that occur"
     if 'label' in parts[0]:
         order = _common_order([p['label'] for p in parts])
-        for p in parts: p['label'] = p['label'].cat.set_categories(order)
+        for p in parts:
+            if list(p['label'].cat.categories) != order: p['label'] = p['label'].cat.set_categories(order)
     return pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
 
 # %% ../nbs/01_parse.ipynb #6af7f410
