@@ -13,7 +13,7 @@ import torch
 from torch import nn, Tensor
 
 from .core import TweetnbError
-from .layers import MaskedBatchNorm, Pool, Recurrent, join_pairs, self_attention
+from .layers import Dropout, MaskedBatchNorm, Pool, Recurrent, join_pairs, self_attention
 
 # %% ../nbs/21_rnn.ipynb #ba0650e3
 def small_embedding(
@@ -44,7 +44,7 @@ class RNNClassifier(nn.Module):
     ):
         super().__init__()
         self.embedding = small_embedding(n_vocab, n_emb, pad_id)
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = Dropout(dropout)
         self.encoder = Recurrent(kind, n_emb, n_hidden, n_layers, bidirectional, dropout, activation)
         self.pool = Pool(pool, self.encoder.n_out)
         self.head = nn.Linear(self.pool.n_out, n_labels)
@@ -71,7 +71,7 @@ class Pyramid(nn.Module):
         pad_id:int=0 # The id of padding, whose embedding stays zero
     ):
         super().__init__()
-        self.embedding,self.dropout,self.layers = small_embedding(n_vocab, n_emb, pad_id), nn.Dropout(dropout), nn.ModuleList()
+        self.embedding,self.dropout,self.layers = small_embedding(n_vocab, n_emb, pad_id), Dropout(dropout), nn.ModuleList()
         for n in widths:
             self.layers.append(Recurrent(kind, n_emb, n, bidirectional=bidirectional))
             n_emb = 2*self.layers[-1].n_out
@@ -113,7 +113,7 @@ class GRUAttention(nn.Module):
         pad_id:int=0 # The id of padding, whose embedding stays zero
     ):
         super().__init__()
-        self.embedding,self.dropout,self.attention = small_embedding(n_vocab, n_emb, pad_id), nn.Dropout(dropout), attention
+        self.embedding,self.dropout,self.attention = small_embedding(n_vocab, n_emb, pad_id), Dropout(dropout), attention
         n_out = 2*n_hidden if attention else n_hidden
         self.grus = nn.ModuleList(Recurrent('gru', i, o, activation=activation)
                                   for i,o in ((n_emb, n_hidden), (n_out, n_hidden), (n_out, n_last)))
