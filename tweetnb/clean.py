@@ -63,8 +63,9 @@ def entities(
 # %% ../nbs/02_clean.ipynb #4d241c9e
 _escape = re.compile(r'(?:\\u[0-9a-fA-F]{4})+')
 
-def _unescape(m):
-    both = m[0].encode().decode('unicode-escape').encode('utf-16-le', 'surrogatepass')  # two halves make one emoji
+@lru_cache(maxsize=1<<12)
+def _unescape(run):
+    both = run.encode().decode('unicode-escape').encode('utf-16-le', 'surrogatepass')  # two halves make one emoji
     return both.decode('utf-16-le', 'replace').replace(EDGE, '\ufffd')
 
 # %% ../nbs/02_clean.ipynb #94400567
@@ -73,7 +74,7 @@ def escapes(
     text:str # One tweet, or several with `EDGE` between them
 ) -> str: # The same with `\u2019` and the like read
     "Read literal `\\uXXXX` escapes"
-    return _escape.sub(_unescape, text) if '\\u' in text else text
+    return _escape.sub(lambda m: _unescape(m[0]), text) if '\\u' in text else text
 
 # %% ../nbs/02_clean.ipynb #e0bd9c71
 _tag = re.compile(r'</?(?i:br|p|b|i|u|em|strong|a|div|span|font|hr|li|ul|ol|blockquote|h[1-6])(?:\s[^<>\0]*)?/?>')
@@ -274,7 +275,8 @@ def whitespace(
     text:str # One tweet, or several with `EDGE` between them
 ) -> str: # The same with single spaces, none at the ends
     "One space between words, none at the ends"
-    if not _ragged.search(text) and not any(t in f'{EDGE}{text}{EDGE}' for t in ('  ', f'{EDGE} ', f' {EDGE}')): return text
+    ends = f'{EDGE}{text}{EDGE}'
+    if not any(s in ends for s in ('  ', f' {EDGE}', f'{EDGE} ')) and not _ragged.search(text): return text
     return EDGE.join([' '.join(t.split()) for t in text.split(EDGE)])
 
 # %% ../nbs/02_clean.ipynb #98e28be7
@@ -346,7 +348,7 @@ def _settle(self:Cleaner, texts):
     for _ in range(PASSES):
         old = [out[i] for i in todo]
         for plain in True,False:
-            part = [i for i,t in zip(todo, old) if t.isascii() == plain]
+            part = [i for i,t in zip(todo, old) if (t.isascii() and '\\u' not in t) == plain]
             for i,new in zip(part, self._block([out[i] for i in part]) if part else []): out[i] = new
         todo = [i for i,t in zip(todo, old) if out[i] != t]
         if not todo: break
