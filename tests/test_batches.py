@@ -258,7 +258,7 @@ def test_no_tweet_is_cut_by_a_width():
 # --- real tweets
 
 @real
-@pytest.mark.parametrize('file,max_len,options', [('emojify/dev.txt.gz', 32, {}), ('emojify/dev.txt.gz', 128, dict(policy='all')),
+@pytest.mark.parametrize('file,max_len,options', [('emojify/dev.txt.gz', 32, {}), ('emojify/dev.txt.gz', 48, dict(policy='all')),
                                                   ('sentiment140/training.1600000.processed.noemoticon.head20k.csv', 128, {})])
 def test_padding_of_real_tweets(file, max_len, options):
     path = data_path(file)
