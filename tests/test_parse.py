@@ -240,7 +240,7 @@ def test_blocks_may_end_anywhere(tmp_path, monkeypatch):
     (tmp_path/'e.txt').write_text(text, encoding='utf-8')
     whole = fast(tmp_path/'e.txt')
     for size in 7, 40, 1_001:
-        monkeypatch.setattr('tweetnb.parse._raw_blocks.__defaults__', (size,))
+        monkeypatch.setattr('tweetnb.lines.raw_blocks.__defaults__', (size,))
         assert fast(tmp_path/'e.txt') == whole
 
 
