@@ -10,7 +10,8 @@ from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 import tweetnb.ngram                       # registers its model
 from tweetnb.core import TweetnbError
-from tweetnb.layers import GRU, Dropout, MaskedBatchNorm, Recurrent, gru_scan, join_pairs, length_mask, packed_order, self_attention, to_torch
+from tweetnb.layers import (GRU, Dropout, MaskedBatchNorm, Recurrent, gru_scan, join_pairs, length_mask, packed_order, self_attention,
+                            to_torch)
 from tweetnb.rnn import count_parameters, create_model, models
 
 n_vocab,n_labels = 50, 3
@@ -38,7 +39,8 @@ def batch(lengths, width=None, junk=False, seed=0):
     return ids.where(length_mask(lengths, ids.shape[1]), torch.tensor(17 if junk else 0)), lengths
 
 some_lengths = st.lists(st.integers(1, 21), min_size=1, max_size=9)
-each = pytest.mark.parametrize('name,kwargs', variants, ids=lambda o: o if isinstance(o, str) else '-'.join(f'{k}={v}' for k,v in o.items()))
+def shown(o): return o if isinstance(o, str) else '-'.join(f'{k}={v}' for k,v in o.items())
+each = pytest.mark.parametrize('name,kwargs', variants, ids=shown)
 
 
 # --- every model -----------------------------------------------------------------------------------------------------
@@ -76,7 +78,7 @@ def test_training_does_not_see_the_width(name, kwargs, lengths, more):
 
 @each
 def test_every_weight_learns(name, kwargs):
-    model = made(name, **kwargs, ).train()
+    model = made(name, **kwargs).train()
     F.cross_entropy(model(*batch([5, 9, 2, 4, 7, 3])), torch.tensor([0, 1, 2, 0, 1, 2])).backward()
     for key,p in model.named_parameters():
         if name == 'ngram' and kwargs.get('max_n') == 1 and 'ngrams' in key: continue
@@ -223,5 +225,6 @@ def test_vectors(name):
 
 def test_mistakes_are_told():
     for wrong,words in [(dict(arch='gru', activation='gelu'), "no activation 'gelu'"), (dict(arch='lstm', activation='relu'), 'no activation'),
-                        (dict(arch='lstm', pool='sum'), 'no pooling'), (dict(arch='pyramid', n_hidden=3), 'no parameter'), (dict(arch='elmo'), 'ngram')]:
+                        (dict(arch='lstm', pool='sum'), 'no pooling'), (dict(arch='pyramid', n_hidden=3), 'no parameter'),
+                        (dict(arch='elmo'), 'ngram')]:
         with pytest.raises(TweetnbError, match=words): create_model(n_vocab=9, n_labels=2, **wrong)

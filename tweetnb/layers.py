@@ -10,6 +10,7 @@ __all__ = ['kernels', 'length_mask', 'reverse_padded', 'GRU', 'packed_order', 'g
 import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
+from torch.autograd.function import once_differentiable
 from torch.nn.modules.rnn import GRU as TorchGRU, LSTM, RNN, RNNBase     # the originals: torch_xla replaces `nn.GRU`
 
 from .core import TweetnbError
@@ -106,7 +107,7 @@ def _gru_steps_back(dout, saved, w, sizes, relu):
 
 # %% ../nbs/20_layers.ipynb #5fe8f0e0
 def _weight_grads(grads, n, before, rows):
-    "Recurrent and input weights; transposed copies cost little and make the bf16 product twice as fast"
+    "Recurrent and input weights; transposed copies cost little and make the bf16 product faster"
     grads,before,rows = (o.t().contiguous() if o.dtype.itemsize == 2 else o.t() for o in (grads, before, rows))
     return F.linear(grads[:3*n], before).roll(-n, 0), F.linear(grads[n:], rows)
 
@@ -121,6 +122,7 @@ class _GRUScan(torch.autograd.Function):
         return out.new_zeros(x.shape[0]*x.shape[1], out.shape[1]).index_copy_(0, cells, out).view(*x.shape[:2], -1)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, dout):
         rows,w_ih,w_hh,cells,*saved = ctx.saved_tensors
         saved,n = [saved[i:i+4] for i in range(0, len(saved), 4)], w_hh.shape[1]
@@ -141,8 +143,9 @@ def gru_scan(
     device = x.device.type
     dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else x.dtype
     cells,sizes = packed_order(lengths, x.shape[1], backward)
+    weights = rnn.weight_ih_l0, rnn.weight_hh_l0, rnn.bias_ih_l0, rnn.bias_hh_l0
     with torch.autocast(device, enabled=False):
-        return _GRUScan.apply(x.to(dtype), *[p.to(dtype) for p in rnn.parameters()], cells, sizes, rnn.activation == 'relu')
+        return _GRUScan.apply(x.to(dtype), *[p.to(dtype) for p in weights], cells, sizes, rnn.activation == 'relu')
 
 # %% ../nbs/20_layers.ipynb #5cbf80a8
 class Dropout(nn.Dropout):
@@ -289,7 +292,8 @@ class Pool(nn.Module):
         n_in:int # Features of a token
     ):
         super().__init__()
-        if how not in ('last', 'mean', 'max', 'concat'): raise TweetnbError(f'there is no pooling {how!r}', remedy="Choose 'last', 'mean', 'max' or 'concat'.")
+        if how not in ('last', 'mean', 'max', 'concat'):
+            raise TweetnbError(f'there is no pooling {how!r}', remedy="Choose 'last', 'mean', 'max' or 'concat'.")
         self.how,self.n_out = how, n_in*3 if how == 'concat' else n_in
     def extra_repr(self): return self.how
     def forward(self,
