@@ -37,14 +37,17 @@ def make_encoder(
     n_vocab:int|None=None # Size of the vocabulary, where `config` has no `vocab_size`
 ) -> nn.Module: # With random weights
     "An encoder from its configuration; nothing is fetched; raises `TweetnbError` for a configuration that makes none"
-    kinds = _transformers().models.auto.configuration_auto.CONFIG_MAPPING
-    if config.get('model_type') not in kinds:
-        raise TweetnbError(f"there is no encoder of the kind {config.get('model_type')!r}", remedy="Set 'model_type', such as 'bert'.")
+    kinds,kind = _transformers().models.auto.configuration_auto.CONFIG_MAPPING, config.get('model_type')
+    if kind not in kinds: raise TweetnbError(f"there is no encoder of the kind {kind!r}", remedy="Set 'model_type', such as 'bert'.")
     if n_vocab: config = {'vocab_size': n_vocab, **config}
-    made = kinds[config['model_type']].from_dict(config)
-    if getattr(made, 'is_encoder_decoder', False): raise TweetnbError(f'{made.model_type} is no encoder', remedy="Take one such as 'bert'.")
-    try: return _transformers().AutoModel.from_config(made, trust_remote_code=False)
-    except ValueError as e: raise TweetnbError(f'the configuration makes no encoder ({e})', remedy='Compare it with a config.json.') from e
+    try:
+        made = kinds[kind].from_dict(config)
+        if not made.is_encoder_decoder: return _transformers().AutoModel.from_config(made, trust_remote_code=False)
+    except Exception as e:  # whatever wrong numbers lead to
+        raise TweetnbError(f'the configuration makes no encoder ({_first_line(e)})', remedy='Compare it with a config.json.') from e
+    raise TweetnbError(f'{kind} is no encoder', remedy="Take one such as 'bert'.")
+
+def _first_line(e): return (str(e).splitlines() or [''])[0] or type(e).__name__
 
 # %% ../nbs/22_bert.ipynb #77ab1dc5
 def encoder_config(
@@ -106,18 +109,18 @@ def load_encoder(
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as e:
         if isinstance(e, TweetnbError): raise
         if folder: raise TweetnbError(f'no encoder can be read ({_first_line(e)})', path=name, remedy=_folder_needs) from e
-        raise TweetnbError(f'the pretrained model {str(name)!r} is not on this machine and cannot be fetched', remedy=_elsewhere(name)) from e
+        what = f'the pretrained model {str(name)!r} is not on this machine and cannot be fetched'
+        raise TweetnbError(what, remedy=_elsewhere(name)) from e
 
 # %% ../nbs/22_bert.ipynb #6ce1f591
 _folder_needs = 'The folder needs config.json and model.safetensors; pickled weights (pytorch_model.bin) are never read.'
-
-def _first_line(e): return (str(e).splitlines() or [type(e).__name__])[0]
 
 def _elsewhere(name):
     name = str(name)
     if name.count('/') > 1 or name.startswith(('.', '/', '~')) or '\\' in name: return 'There is no such folder; check the path.'
     short = name.split('/')[-1]
-    return f"Where there is a network, run `{fetch_command(name)}`, copy the folder {short} to here, and give its path, such as './{short}'."
+    return (f"Where there is a network, run `{fetch_command(name)}`, copy the folder {short} to here, "
+            f"and give its path, such as './{short}'.")
 
 # %% ../nbs/22_bert.ipynb #411246bf
 class Attend(nn.Module):
@@ -190,10 +193,7 @@ class BertClassifier(nn.Module):
         pad_id:int=0 # The id of padding
     ):
         super().__init__()
-        if head not in _heads: raise TweetnbError(f'there is no head {head!r}', remedy=f"Choose from {', '.join(_heads)}.")
-        if not mask and head != 'flatten': raise TweetnbError(f'without a mask {head!r} would depend on padding', remedy="Only head='flatten' can.")
-        if (pretrained is None) == (encoder is None):
-            raise TweetnbError("'bert' takes either pretrained weights or a configuration", remedy="Give pretrained='…' or encoder={…}.")
+        _check(head, mask, pretrained, encoder)
         self.encoder = make_encoder(encoder, n_vocab) if pretrained is None else load_encoder(pretrained)
         _fit_vocab(self.encoder, n_vocab, grow=pretrained is not None)
         self.how,self.pad_id,self.mask,self.published = head,pad_id,mask,published
@@ -212,6 +212,14 @@ class BertClassifier(nn.Module):
         out = self.encoder(ids, attention_mask=real.long() if self.mask else None)
         x = self.head(self.dropout(self.pooled(out, real, lengths)))
         return F.softplus(x.float()).clamp(min=1e-30).log() if self.published else x
+
+# %% ../nbs/22_bert.ipynb #57a1a661
+def _check(head, mask, pretrained, encoder):
+    if head not in _heads: raise TweetnbError(f'there is no head {head!r}', remedy=f"Choose from {', '.join(_heads)}.")
+    if not mask and head != 'flatten':
+        raise TweetnbError(f'without a mask {head!r} would depend on padding', remedy="Only head='flatten' can.")
+    if (pretrained is None) == (encoder is None):
+        raise TweetnbError('BERT takes either pretrained weights or a configuration', remedy="Give pretrained='…' or encoder={…}.")
 
 # %% ../nbs/22_bert.ipynb #95905554
 _heads = {
@@ -264,7 +272,9 @@ def _fit_vocab(encoder, n_vocab, grow):
     "Room for tokens that the tokenizer added"
     have = encoder.get_input_embeddings().num_embeddings
     if n_vocab <= have: return
-    if not grow: raise TweetnbError(f'the tokenizer has {n_vocab:,} tokens, the encoder {have:,}', remedy="Leave 'vocab_size' out, or take its own tokenizer.")
+    if not grow:
+        what = f'the tokenizer has {n_vocab:,} tokens, the encoder {have:,}'
+        raise TweetnbError(what, remedy="Leave 'vocab_size' out of its configuration.")
     with _quiet(): encoder.resize_token_embeddings(n_vocab)
 
 # %% ../nbs/22_bert.ipynb #c8420247
@@ -309,8 +319,10 @@ def checkpointing(self:BertClassifier,
     on:bool=True # Trade time for memory?
 ) -> BertClassifier: # Itself
     "Switch gradient checkpointing in the encoder; it has an effect in training only"
-    if on: self.encoder.gradient_checkpointing_enable(gradient_checkpointing_kwargs={'use_reentrant': False})
-    else: self.encoder.gradient_checkpointing_disable()
+    name = 'activation' if hasattr(self.encoder, 'activation_checkpointing_enable') else 'gradient'      # its older name
+    self.encoder.config.use_cache = False                                                               # of no use here, and warned of
+    if on: getattr(self.encoder, f'{name}_checkpointing_enable')({'use_reentrant': False})
+    else: getattr(self.encoder, f'{name}_checkpointing_disable')()
     return self
 
 # %% ../nbs/22_bert.ipynb #2cf0dfb5
@@ -350,7 +362,7 @@ def fits(self:HalveBatch,
     try: self.pieces(-(-len(self.xb[0])//rows), first)
     except torch.OutOfMemoryError as e:
         if rows > 1: return False          # not here: what the failed try held is free only once `e` is gone
-        raise TweetnbError('one tweet alone does not fit into memory', remedy='Try model.checkpointing(), a smaller max_len or a smaller model.') from e
+        raise TweetnbError('one tweet alone does not fit into memory', remedy='Try model.checkpointing() or a smaller max_len.') from e
     return True
 
 # %% ../nbs/22_bert.ipynb #98c362d5
@@ -379,8 +391,8 @@ def _gradients(model): return {p: p.grad.clone() for p in model.parameters() if 
 def _shares(yb, n):
     "Which part of the loss each of `n` pieces is: its part of the labels there are (-100 stands for none)"
     if not yb or n == 1: return [1.]*n
-    counts = torch.stack([(o >= 0).sum() if o.dtype == torch.int64 else torch.tensor(len(o), device=o.device) for o in yb[0].tensor_split(n)])
-    return (counts/counts.sum().clamp(min=1)).tolist()
+    counts = [int((o >= 0).sum()) if o.dtype == torch.int64 else len(o) for o in yb[0].tensor_split(n)]
+    return [o/max(sum(counts), 1) for o in counts]
 
 # %% ../nbs/22_bert.ipynb #fcf78b3d
 @patch
