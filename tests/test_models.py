@@ -62,7 +62,7 @@ def test_logits_belong_to_the_tweet(name, kwargs, lengths, more, seed, data):
 
 @each
 @settings(max_examples=6, deadline=None)
-@given(lengths=st.lists(st.integers(1, 21), min_size=2, max_size=9), more=st.integers(1, 30))
+@given(lengths=some_lengths, more=st.integers(1, 30))
 def test_training_does_not_see_the_width(name, kwargs, lengths, more):
     found = []
     for width,junk in (None, False), (max(lengths) + more, True):

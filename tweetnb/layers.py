@@ -250,10 +250,25 @@ class MaskedBatchNorm(nn.BatchNorm1d):
         lengths:Tensor # Tokens of each tweet, int64 [batch]
     ) -> Tensor: # Same shape
         mask = length_mask(lengths, x.shape[1])
-        if not self.training: return super().forward(x.flatten(0, 1)).view_as(x)*mask[:,:,None].to(x.dtype)
-        cells = mask.flatten().nonzero()[:,0]
+        if self.training and x.device.type == 'xla': return self.with_fixed_shapes(x, mask)
+        cells = mask.flatten().nonzero()[:,0] if self.training else []
+        if len(cells) < 2: return self.by_running(x)*mask[:,:,None].to(x.dtype)
         rows = super().forward(x.flatten(0, 1).index_select(0, cells))
         return rows.new_zeros(len(mask)*x.shape[1], x.shape[2]).index_copy(0, cells, rows).view_as(x)
+
+    def by_running(self, x): # in evaluation, and where one token is all there is
+        return F.batch_norm(x.flatten(0, 1), self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps).view_as(x)
+
+    def with_fixed_shapes(self, x, mask): # XLA compiles anew for each number of rows, so there the sums are masked
+        m = mask[:,:,None].float()
+        n,x = m.sum(), x.float()
+        mean = (x*m).sum((0, 1))/n
+        var = ((x - mean).square()*m).sum((0, 1))/n
+        with torch.no_grad():
+            self.running_mean.lerp_(mean, self.momentum)
+            self.running_var.lerp_(var*n/(n - 1).clamp(min=1), self.momentum)
+            self.num_batches_tracked += 1
+        return ((x - mean)*(var + self.eps).rsqrt()*self.weight + self.bias)*m
 
 # %% ../nbs/20_layers.ipynb #ec490ecc
 def self_attention(
