@@ -285,18 +285,19 @@ class TweetDataLoaders(DataLoaders):
         return cls.from_store(train, val, bs, val_bs, n_widths, widths, path, device, last=last, seed=seed,
                               stratify=stratify, balance=balance, drop_last=drop_last)
 
-    @classmethod
-    def from_store(cls,
-        train:TweetDataset, # For training
-        val:TweetDataset, # For validation
-        bs:int=64, val_bs:int|None=None, n_widths:int|None=6, widths=None, # As in `from_df`
-        path='.', device=None, last:str='keep', seed:int=42, # As in `from_df`
-        **kwargs # Further parameters of `TweetDL` for training
-    ) -> DataLoaders:
-        "Loaders from tokenised tweets"
-        if widths is None and n_widths: widths = found_widths(train, n_widths)
-        kw = dict(widths=widths, last=last, seed=seed, device=device)
-        return cls(TweetDL(train, bs=bs, shuffle=True, **kw, **kwargs), TweetDL(val, bs=val_bs or 2*bs, **kw), path=path, device=device)
+# %% ../nbs/13_block.ipynb #424d7cb3
+@patch(cls_method=True)
+def from_store(cls:TweetDataLoaders,
+    train:TweetDataset, # For training
+    val:TweetDataset, # For validation
+    bs:int=64, val_bs:int|None=None, n_widths:int|None=6, widths=None, # As in `from_df`
+    path='.', device=None, last:str='keep', seed:int=42, # As in `from_df`
+    **kwargs # Further parameters of `TweetDL` for training
+) -> DataLoaders:
+    "Loaders from tokenised tweets"
+    if widths is None and n_widths: widths = found_widths(train, n_widths)
+    kw = dict(widths=widths, last=last, seed=seed, device=device)
+    return cls(TweetDL(train, bs=bs, shuffle=True, **kw, **kwargs), TweetDL(val, bs=val_bs or 2*bs, **kw), path=path, device=device)
 
 # %% ../nbs/13_block.ipynb #695ebeeb
 def found_widths(
