@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 from fastai.callback.core import Callback
+from fastai.callback.fp16 import GradScaler, MixedPrecision
 from fastai.callback.training import GradientAccumulation, GradientClip
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -291,6 +292,24 @@ def test_halving_beside_accumulation_and_clipping(capsys):
     usual, narrow = fit(10**6, halve=False, cbs=cbs()), fit(80, back=True, cbs=cbs())
     assert_same_steps(usual[0], narrow[0], 1e-5)
     assert 'at a time' in capsys.readouterr().out
+
+
+class HalfPrecision(MixedPrecision):
+    "fastai's, which knows CUDA alone, for the CPU; mixed precision is closed at each step"
+    def before_fit(self): self.autocast, self.learn.scaler, self.scales, self.depth = torch.autocast('cpu', torch.bfloat16), GradScaler('cpu', enabled=False), [], 0
+    def before_batch(self): self.depth += 1; super().before_batch()
+    def after_loss(self): self.depth -= 1; super().after_loss()
+    def before_step(self): assert self.depth == 0 and not torch.is_autocast_enabled('cpu')
+    def after_step(self): pass
+
+
+@pytest.mark.parametrize('back', [False, True])
+def test_halving_beside_mixed_precision(back, capsys):
+    usual, narrow = fit(10**6, halve=False, cbs=[HalfPrecision('bf16')]), fit(80, back=back, cbs=[HalfPrecision('bf16')])
+    assert 'at a time' in capsys.readouterr().out and not torch.is_autocast_enabled('cpu')
+    assert torch.allclose(usual[1], narrow[1], atol=.02) and len(usual[0]) == len(narrow[0])
+    for one, other in zip(usual[0][:2], narrow[0][:2]):
+        for k in one: assert torch.allclose(one[k], other[k], atol=.02), k
 
 
 def test_one_tweet_too_large():

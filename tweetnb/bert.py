@@ -376,7 +376,7 @@ def halve(self:HalveBatch,
     self.cells = rows*width//2
     for p in self.model.parameters(): p.grad = None if kept is None or p not in kept else kept[p].clone()
     for cb in self.amp():
-        if torch.is_autocast_enabled('cuda'): cb.after_loss()
+        if torch.is_autocast_enabled(self.xb[0].device.type): cb.after_loss()
     if torch.cuda.is_available(): torch.cuda.empty_cache()
     print(f'Out of memory with {rows} tweets of {width} tokens: {self.rows()} at a time from here, gradients accumulated.')
 
