@@ -21,11 +21,12 @@ from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import nn
 
+from .bert import BertClassifier, bert_splitter
 from .block import TweetDataLoaders
 from .core import TweetnbError, sample_path, seed_everything
 from .metrics import Scores, tweet_metrics
 from .parse import read_tweets
-from .rnn import create_model
+from .rnn import create_model, models
 from .tokens import TweetTokenizer
 
 # %% ../nbs/32_learner.ipynb #1d120a40
@@ -48,7 +49,7 @@ def tweet_learner(
     metrics=None, # fastai metrics; accuracy, macro-F1 and macro-recall where `None`
     loss_func=None, # Cross-entropy where `None`
     opt_func=fused_adamw, # Makes the optimiser
-    lr:float=3e-3, # Learning rate where `fit` is given none
+    lr:float|None=None, # Learning rate where `fit` is given none; 2e-5 for BERT and 3e-3 for others where `None`
     cbs=None, # Callbacks
     seed:int|None=42, # Of the initial weights; `None` leaves the generators alone
     learner_kwargs:dict|None=None, # Further parameters of fastai's `Learner`
@@ -56,13 +57,17 @@ def tweet_learner(
 ) -> Learner: # Ready to `fit`
     "A fastai `Learner` for tweets"
     if seed is not None: seed_everything(seed)
+    if models.get(arch, [None])[0] is BertClassifier and isinstance(pretrained, (str, Path)) and not (Path(pretrained)/'bundle.json').is_file():
+        kwargs,pretrained = {**kwargs, 'pretrained': pretrained}, None         # an encoder of Hugging Face, not a model of ours
     source = Pretrained.of(pretrained) if pretrained is not None else None
     tokens,labels = dls.vocab
     kwargs = {**(source.settings(arch) if source else {}), **kwargs, 'pad_id': dls.tokenizer.pad_id}
     model = create_model(arch or (source.arch if source else 'bilstm'), len(tokens), len(labels), **kwargs)
     if source: source.load_into(model, tokens)
+    bert = isinstance(model, BertClassifier)
     if dls.device is None: dls.to(torch.device('cpu'))
-    learn = Learner(dls, model.to(dls.device), loss_func=loss_func, opt_func=opt_func, splitter=tweet_splitter, lr=lr,
+    learn = Learner(dls, model.to(dls.device), loss_func=loss_func, opt_func=opt_func,
+                    splitter=bert_splitter if bert else tweet_splitter, lr=lr or (2e-5 if bert else 3e-3),
                     metrics=tweet_metrics() if metrics is None else metrics, cbs=cbs, **(learner_kwargs or {}))
     if not (IN_NOTEBOOK or sys.stdout.isatty()): learn.remove_cb(ProgressCallback)     # a log file wants lines, not a bar
     return learn
@@ -132,7 +137,8 @@ class Pretrained:
         vocab:list # Its words, by id
     ):
         "Copy all but the head; raises `TweetnbError` where it does not fit"
-        new = {**self.state, 'embedding.weight': map_embedding(self.state['embedding.weight'], self.vocab, vocab)}
+        new,words = dict(self.state), 'embedding.weight' if 'embedding.weight' in self.state else 'encoder.embeddings.word_embeddings.weight'
+        if words in new: new[words] = map_embedding(new[words], self.vocab, vocab)
         body = {k: v for k,v in new.items() if not k.startswith('head.')}
         mine = {k: v for k,v in model.state_dict().items() if not k.startswith('head.')}
         for name in sorted(body | mine):
