@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from fastcore.basics import patch
 from safetensors.torch import load_file, save_file
 
-from . import bert                           # its models get their names
+from . import bert, ngram                     # their models get their names
 from .batches import BucketSampler, pad_rows
 from .clean import Cleaner
 from .core import TweetnbError, atomic_path, fingerprint, progress, sample_path, versions

@@ -21,6 +21,7 @@ from fastcore.basics import patch
 from safetensors.torch import load_file
 from torch import nn
 
+from . import ngram                           # its model gets its name
 from .bert import BertClassifier, bert_splitter
 from .block import TweetDataLoaders
 from .core import TweetnbError, sample_path, seed_everything
