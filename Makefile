@@ -20,7 +20,7 @@ check: $(DEV)           ## are notebooks, modules and README in step?
 	PATH=$(abspath $(BIN)):$$PATH bash tools/check.sh
 
 nbtest: $(DEV)          ## every notebook, run from top to bottom, benchmarks on small data
-	TWEETNB_DATA= OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --flags ""
+	env -u TWEETNB_DATA OMP_NUM_THREADS=1 $(BIN)/nbdev_test --n_workers 2 --timing --flags ""
 
 pytest: $(DEV)
 	$(BIN)/python -m pytest -q --durations 15
