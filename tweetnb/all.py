@@ -6,8 +6,8 @@
 __all__ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'valley', 'slide', 'audit', 'TweetBlock', 'TweetDataLoaders',
            'load_bundle', 'predict', 'Cleaner', 'TweetnbError', 'data_path', 'sample_path', 'seed_everything',
            'tweet_learner', 'LinearClassifier', 'Scores', 'tweet_metrics', 'read_tweets', 'plot_comparison',
-           'plot_confusion', 'create_model', 'models', 'kfold_tweets', 'split_tweets', 'TweetTokenizer',
-           'embedding_matrix', 'read_vectors']
+           'plot_confusion', 'create_model', 'models', 'kfold_tweets', 'split_tweets', 'convert', 'fetch',
+           'TweetTokenizer', 'embedding_matrix', 'read_vectors']
 
 # %% ../nbs/99_all.ipynb #1f98e9dc
 from fastai.callback.schedule import slide, valley
@@ -19,6 +19,7 @@ from .block import TweetBlock, TweetDataLoaders
 from .bundle import load_bundle, predict
 from .clean import Cleaner
 from .core import TweetnbError, data_path, sample_path, seed_everything
+from .fetch import convert, fetch
 from .learner import tweet_learner
 from .linear import LinearClassifier
 from .metrics import Scores, tweet_metrics
@@ -32,5 +33,5 @@ from .vectors import embedding_matrix, read_vectors
 # %% ../nbs/99_all.ipynb #6c1872ac
 _all_ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'valley', 'slide', 'audit', 'TweetBlock', 'TweetDataLoaders', 'load_bundle', 'predict',
          'Cleaner', 'TweetnbError', 'data_path', 'sample_path', 'seed_everything', 'tweet_learner', 'LinearClassifier', 'Scores',
-         'tweet_metrics', 'read_tweets', 'plot_comparison', 'plot_confusion', 'create_model', 'models', 'kfold_tweets', 'split_tweets',
+         'tweet_metrics', 'read_tweets', 'plot_comparison', 'plot_confusion', 'create_model', 'models', 'kfold_tweets', 'split_tweets', 'convert', 'fetch',
          'TweetTokenizer', 'embedding_matrix', 'read_vectors']

@@ -90,14 +90,14 @@ Limit = Annotated[int|None, typer.Option('--limit', min=1, help='Read no more ro
 def train(
     file:File,
     out:Annotated[Path, typer.Option('--out', help='Folder for the bundle; an older bundle there is replaced.')] = Path('bundle'),
-    model:Annotated[str, typer.Option('--model', help='rnn, gru, lstm, bilstm, stacked_birnn or stacked_bilstm.')] = 'bilstm',
+    model:Annotated[str, typer.Option('--model', help='rnn, gru, lstm, bilstm, stacked_birnn, stacked_bilstm, pyramid, gru_attention or ngram.')] = 'bilstm',
     epochs:Annotated[int, typer.Option('--epochs', min=1, help='Times over the training tweets.')] = 3,
     valid:Annotated[float, typer.Option('--valid', min=0.01, max=0.9, help='Share of the tweets held out to score on.')] = 0.1,
     cleaner:Annotated[str|None, typer.Option('--cleaner', help='Cleaning preset: emoji, arabizi, sentiment140, celebrity, imdb or tweeteval.')] = 'tweeteval',
     bs:Annotated[int, typer.Option('--bs', min=1, help='Tweets a batch.')] = 64,
     lr:Annotated[float, typer.Option('--lr', help='Largest learning rate of the one-cycle schedule.')] = 5e-3,
-    hidden:Annotated[int, typer.Option('--hidden', min=1, help='Size of the recurrent state.')] = 128,
-    emb:Annotated[int, typer.Option('--emb', min=1, help='Size of the word vectors.')] = 100,
+    hidden:Annotated[int|None, typer.Option('--hidden', min=1, help="Size of the recurrent state; the model's own where not given.")] = None,
+    emb:Annotated[int|None, typer.Option('--emb', min=1, help="Size of the word vectors; the model's own where not given.")] = None,
     max_len:Annotated[int, typer.Option('--max-len', min=1, help='Longer tweets are cut to this many tokens.')] = 128,
     seed:Annotated[int, typer.Option('--seed', help='The same seed gives the same figures on a CPU.')] = 42,
     top_labels:Annotated[int|None, typer.Option('--top-labels', min=2, help='Keep only tweets with one of the commonest labels; how many labels.')] = None,
@@ -109,7 +109,7 @@ def train(
     _say_read(df)
     if top_labels: df = _commonest(df, top_labels)
     train_table(df, out, model, epochs=epochs, valid=valid, cleaner=cleaner, bs=bs, lr=lr, max_len=max_len, seed=seed,
-                baseline=baseline, n_hidden=hidden, n_emb=emb)
+                baseline=baseline, **{k: v for k,v in dict(n_hidden=hidden, n_emb=emb).items() if v is not None})
     say.print(f"Saved to [bold]{_plain(str(out))}[/bold]. Next:\n  tweetnb evaluate {_plain(str(out))} LABELLED_FILE\n  tweetnb predict {_plain(str(out))} FILE --out predictions.csv")
 
 # %% ../nbs/51_cli.ipynb #f67e241d
