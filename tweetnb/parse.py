@@ -9,7 +9,7 @@ __all__ = ['READERS', 'sniff_format', 'iter_tweets', 'read_tweets']
 import csv, difflib, inspect, io, json, os, re, zlib
 from collections import deque
 from concurrent.futures import ThreadPoolExecutor
-from itertools import islice, repeat
+from itertools import chain, islice, repeat
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from .core import TweetnbError, progress
@@ -58,17 +59,17 @@ def _as_text(v):
 # %% ../nbs/01_parse.ipynb #fd23f557
 def _strings(values):
     "A list of strings and `None` as a Series; lone halves of surrogate pairs, which no file can hold, become U+FFFD"
-    try: return pd.Series(pa.array(values, pa.large_string()).to_pandas(), dtype='str')
-    except UnicodeEncodeError: return pd.Series([v and v.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') for v in values], dtype='str')
+    try: return pa.array(values, pa.large_string()).to_pandas()
+    except UnicodeEncodeError: return _strings([v and v.encode('utf-16', 'surrogatepass').decode('utf-16', 'replace') for v in values])
 
 # %% ../nbs/01_parse.ipynb #6a4a85ef
 def _order(labels, first=()):
     "The labels `first` as they stand, then the others by number or else by alphabet"
-    first = list(dict.fromkeys(first))
-    rest = [l for l in set(labels) if l not in set(first)]
+    first = dict.fromkeys(first)
+    rest = [l for l in set(labels) if l not in first]
     try: rest.sort(key=lambda v: (float(v), v))
     except ValueError: rest.sort()
-    return first + rest
+    return [*first, *rest]
 
 # %% ../nbs/01_parse.ipynb #c0f8d74f
 _NOTHING = (None, '', 'nan', 'NaN')
@@ -102,49 +103,69 @@ def _check_texts(values, name, path, line):
         raise TweetnbError(f'the text column {name!r} holds only numbers', path=path, line=line, remedy='Name the column of tweets with text=.')
 
 # %% ../nbs/01_parse.ipynb #568dda88
-def _table(df, lines, report, t, l, names=None, keep_empty=False):
-    "The rows that can be used of raw columns `df` (texts in `t`, labels in `l`), and their lines"
+def _damaged(texts):
+    "The rows that hold U+FFFD; looking for its first byte in all texts at once is four times as fast as `str.contains`"
+    a = pa.array(texts, pa.large_string())
+    if isinstance(a, pa.ChunkedArray): a = a.combine_chunks()
+    if not len(a): return np.array([], dtype=np.int64)
+    ends = np.frombuffer(a.buffers()[1], np.int64)[a.offset:a.offset+len(a)+1]
+    data = np.frombuffer(a.buffers()[2] or b'', np.uint8)[ends[0]:ends[-1]]
+    at = np.flatnonzero(data == 0xef)
+    at = at[(data[at+1] == 0xbf) & (data[at+2] == 0xbd)]
+    return np.unique(np.searchsorted(ends, at + ends[0], 'right') - 1)
+
+# %% ../nbs/01_parse.ipynb #1df8c9a1
+def _table(df, lines, report, t, l, names=None, keep_empty=False, checked=False):
+    "The rows that can be used of raw columns `df` (texts in `t`, labels in `l`), and their lines; `checked`: the texts were looked at"
     lacking = {c: None for c in (t, l) if c is not None and c not in df} # later lines of JSON may have other columns
     df = df.assign(**lacking) if lacking else df
     good = np.ones(len(df), dtype=bool)
     def reject(bad, reason):
         report.reject(lines[good & bad], reason)
         good[bad] = False
-    texts,empty = _texts(df[t], keep_empty)
-    if not keep_empty: reject(empty, 'no text')
-    if not report['kept']: _check_texts(texts[good], t, report['path'], int(lines[0]))
+    texts = df[t]
+    if not checked:
+        texts,empty = _texts(texts, keep_empty)
+        if not keep_empty: reject(empty, 'no text')
+        if not report['kept']: _check_texts(texts[good], t, report['path'], int(lines[0]))
     out = {'text': texts}
     if l is not None:
         out['label'],unknown = _labels(df[l], names)
         reject(unknown, 'label not in label_names')
         reject(out['label'].isna(), 'no label')
     rest = {c if c not in ('text', 'label') else c + '_': df[c] for c in df.columns if c not in (t, l)}
-    report.note(lines[good & texts.str.contains('\ufffd', regex=False).to_numpy(dtype=bool)], 'U+FFFD')
+    damaged = _damaged(texts)
+    report.note(lines[damaged[good[damaged]]], 'U+FFFD')
     df = pd.DataFrame(out | rest)
     return (df, lines) if good.all() else (df[good].reset_index(drop=True), lines[good])
 
 # %% ../nbs/01_parse.ipynb #1b2c4cee
-def _records(lines, delimiter):
-    "Records as (first line number, lines, fields); fields are cut at every delimiter where the quotes are broken"
-    no,seen,back = 1,[],deque()
+def _records(lines, delimiter, rest=None):
+    "Records as (number from 0, lines, fields), with `None` for the lines where quotes are broken; a record that `lines` breaks off goes to `rest`"
+    no,seen,back,ended = 0,[],deque(),False
     def feed():
+        nonlocal ended
         while (line := back.popleft() if back else next(lines, None)) is not None:
             seen.append(line)
             yield line
+        ended = True
     reader = csv.reader(feed(), delimiter=delimiter, strict=True)
     while True:
         try: yield no, seen, next(reader)
         except StopIteration: return
         except csv.Error:
+            if ended and rest is not None and sum(map(len, seen)) < _LONG_FIELD: return rest.extend(seen)
             back.extendleft(reversed(seen[1:])); del seen[1:]
-            reader = csv.reader(feed(), delimiter=delimiter, strict=True)
+            reader,ended = csv.reader(feed(), delimiter=delimiter, strict=True),False
             yield no, None, seen[0].rstrip('\r\n').split(delimiter)
         no += len(seen); seen.clear()
 
+_LONG_FIELD = 1 << 17 # longer fields are taken for quotes that never close
+
 # %% ../nbs/01_parse.ipynb #7e178d89
-def _tab_records(lines, delimiter):
+def _tab_records(lines, delimiter, rest=None):
     "Like `_records`, each in one line"
-    for no,line in enumerate(lines, 1):
+    for no,line in enumerate(lines):
         line = line.rstrip('\r\n')
         try: yield no, (line,), next(csv.reader([line], delimiter=delimiter, strict=True), []) if '"' in line else line.split(delimiter) if line else []
         except csv.Error: yield no, None, line.split(delimiter)
@@ -176,32 +197,77 @@ def _names(fields):
     return out
 
 # %% ../nbs/01_parse.ipynb #d87c06eb
-def _lines_with_ends(path, report, encoding):
-    "Lines with their ends, `\\r` counting as one"
-    for _,block in text_blocks(path, report, encoding): yield from io.StringIO(block.decode(), newline='')
-
-# %% ../nbs/01_parse.ipynb #e045221f
 def _arrow(rows, names): return pa.table({n: pa.array(v, pa.large_string()) for n,v in zip(names, zip(*rows) if rows else [[]]*len(names))})
 
+def _careful(block, first, last, names, delimiter, records, report):
+    "The rows of a block with Python's `csv`, their lines, and what is left of it"
+    rows,at,wrong,broken,several,rest = [],[],[],[],[],None if last else []
+    for no,lines,row in records(io.StringIO(block.decode(), newline=''), delimiter, rest):
+        if not row: continue
+        if len(row) != len(names): wrong.append(first + no); continue
+        rows.append(row); at.append(first + no)
+        if lines is None: broken.append(first + no)
+        elif len(lines) > 1: several.append(first + no)
+    report.reject(wrong, 'wrong number of columns'); report.note(broken, 'broken quotes'); report.note(several, 'several lines')
+    return _arrow(rows, names), np.array(at, dtype=np.int64), ''.join(rest or []).encode()
+
+# %% ../nbs/01_parse.ipynb #bcf4692f
+def _clean(block, delimiter):
+    "Where the records of a block end, and how many lines each has; `None` if some quote or line end is not where it should be"
+    if block.count(b'\r') != block.count(b'\r\n'): return None
+    a,edge = np.frombuffer(block, np.uint8),np.isin(np.arange(256), [10, 13, 34, ord(delimiter)])
+    nl,q = np.flatnonzero(a == 10),np.flatnonzero(a == 34)
+    if not edge[a[q[0::2] - 1]].all() or not edge[a[np.minimum(q[1::2] + 1, len(a) - 1)]].all(): return None
+    last = np.flatnonzero(np.searchsorted(q, nl) % 2 == 0)                  # the last lines of records
+    return nl[last] + 1, np.diff(last, prepend=-1)
+
+# %% ../nbs/01_parse.ipynb #9a7cf3e8
+def _cut_fields(block, names, delimiter):
+    "Clean records as an Arrow table of strings; records with a wrong number of fields are left out"
+    return pa_csv.read_csv(pa.py_buffer(block), read_options=pa_csv.ReadOptions(use_threads=False, block_size=len(block) + 1, column_names=names),
+        parse_options=pa_csv.ParseOptions(delimiter=delimiter, newlines_in_values=True, invalid_row_handler=lambda row: 'skip'),
+        convert_options=pa_csv.ConvertOptions(check_utf8=False, column_types=dict.fromkeys(names, pa.large_string()), strings_can_be_null=False))
+
+# %% ../nbs/01_parse.ipynb #98ef5e0a
+def _fast(block, first, last, names, delimiter, records, report):
+    "What `_careful` gives, if all of the block is clean; else `None`"
+    if b'"' in block and records is _tab_records or not (found := _clean(block, delimiter)) or not len(found[0]): return None
+    stops,sizes = found
+    rest,block = block[stops[-1]:],block[:stops[-1]]
+    if len(rest) > (0 if last else _LONG_FIELD): return None                # a quote that does not close
+    length,firsts = np.diff(stops, prepend=0),first + np.cumsum(sizes) - sizes
+    rows = (length > 2) | (length == 2) & (np.frombuffer(block, np.uint8)[stops - 2] != 13)
+    if not rows.any() or len(table := _cut_fields(block, names, delimiter)) != rows.sum(): return None
+    report.note(firsts[rows & (sizes > 1)], 'several lines')
+    return table, firsts[rows], rest
+
+# %% ../nbs/01_parse.ipynb #e3b33c7e
+def _header(block, delimiter, records):
+    "The column names, and how many bytes they take"
+    text = io.StringIO(block.decode(), newline='')
+    fields = next((row for *_,row in records(text, delimiter) if row), [])
+    return _names(fields), len(text.getvalue()[:text.tell()].encode())
+
+def _check_delimiter(delimiter):
+    if len(delimiter) != 1 or delimiter in '"\r\n': raise TweetnbError(f'{delimiter!r} cannot be a delimiter', remedy='Give one character.')
+    return delimiter
+
+# %% ../nbs/01_parse.ipynb #591a61d5
 def _read_csv(path, report, delimiter=None, names=None, multiline=None, encoding=None):
     "CSV or TSV; its first record is the header unless column `names` are given; `multiline`: may a quoted field hold line ends?"
-    delimiter = delimiter or ('\t' if _suffix(path) == '.tsv' else _delimiter(_head(path, encoding)))
+    delimiter = _check_delimiter(delimiter or ('\t' if _suffix(path) == '.tsv' else _delimiter(_head(path, encoding))))
     records = _records if multiline or multiline is None and delimiter != '\t' else _tab_records
-    rows,at,wrong,broken,several = [],[],[],[],[]
-    def flush():
-        report.note(broken, 'broken quotes'); report.note(several, 'several lines'); report.reject(wrong, 'wrong number of columns')
-        out = _arrow(rows, names), np.array(at, dtype=np.int64)
-        for o in rows, at, wrong, broken, several: o.clear()
-        return out
-    for no,lines,row in records(_lines_with_ends(path, report, encoding), delimiter):
-        if not row: continue
-        if names is None: names = _names(row); continue
-        if len(row) != len(names): wrong.append(no); continue
-        rows.append(row); at.append(no)
-        if lines is None: broken.append(no)
-        elif len(lines) > 1: several.append(no)
-        if len(rows) == 10_000: yield flush()
-    if names is not None: yield flush()
+    rest,first = b'',1
+    for block,last in chain(((b, False) for _,b in text_blocks(path, report, encoding)), [(b'', True)]):
+        block = rest + block
+        if not block.endswith(b'\n'): block += b'\n'
+        if names is None:
+            names,size = _header(block, delimiter, records)
+            first,block = first + newlines(block[:size]),block[size:]
+        fast = delimiter.isascii() and _fast(block, first, last, names, delimiter, records, report)
+        table,lines,rest = fast or _careful(block, first, last, names, delimiter, records, report)
+        yield table, lines
+        first += newlines(block) - newlines(rest)
 
 # %% ../nbs/01_parse.ipynb #f7a92e50
 def _read_sentiment140(path, report, encoding=None):
@@ -340,19 +406,21 @@ def _cut(a, start, stop):
     if not len(start): return pa.array([], pa.string())
     edges = np.empty(2*len(start), dtype=np.int32)
     edges[0::2],edges[1::2] = start,stop
-    return _string_array(edges, a).take(pa.array(np.arange(0, len(edges) - 1, 2)))
+    return _string_array(edges, a).take(pa.array(np.arange(0, len(edges), 2, dtype=np.int32)))
 
 # %% ../nbs/01_parse.ipynb #6ae76354
 def _find_lines(a):
     "The lines of a block as arrays of byte positions, and as line indices those with a tag and those that are bad"
     nl = np.flatnonzero(a == 10)
-    start = np.concatenate([[0], nl[:-1] + 1])
+    start = np.empty_like(nl)
+    start[0] = 0; np.add(nl[:-1], 1, out=start[1:])
     space = a == 32
     end = nl - 2                                                            # where the word ends in 'word O'
     plain = (space[:-2] & (a[1:-1] == 79))[end]
     other = np.flatnonzero(~plain)
     other = other[nl[other] > start[other]]                                 # not the blank lines
-    colons = np.flatnonzero(space[:-1] & (a[1:] == 58))                     # ' :' begins a tag
+    colons = np.flatnonzero(a == 58) - 1
+    colons = colons[space[colons]]                                          # ' :' begins a tag
     at = np.append(colons, -1)[np.searchsorted(colons, nl[other]) - 1]
     tagged = (at >= start[other]) & (a[nl[other] - 1] == 58) & (nl[other] - at > 3)
     tag,bad = other[tagged],other[~tagged]
@@ -360,28 +428,35 @@ def _find_lines(a):
     return SimpleNamespace(a=a, nl=nl, start=start, end=end, tag=tag, bad=bad, first=a[start])
 
 # %% ../nbs/01_parse.ipynb #dfb32c57
-def _block(b): return np.frombuffer(b''.join((b'\n\n', b.replace(b'\r\n', b'\n') if b'\r' in b else b, b'\n'*8)), np.uint8)
+_BEFORE,_AFTER = b'\n\n',b'\n'*8
+
+def _block(b):
+    "A block of bytes as an array, with blank lines around it"
+    if b'\r' in b: b = b.replace(b'\r\n', b'\n')
+    return np.frombuffer(b''.join((_BEFORE, b, _AFTER)), np.uint8)
 
 # %% ../nbs/01_parse.ipynb #37be520a
-def _is(x, lines, word):
-    "Which of these lines hold this word, of at most eight bytes?"
-    eight = np.ndarray(len(x.a) - 7, '<u8', x.a, strides=(1,))              # the eight bytes from each byte on
-    same = (eight[x.start[lines]] ^ int.from_bytes(word, 'little')) << 8*(8 - len(word)) == 0
-    return same & (x.end[lines] - x.start[lines] == len(word))
+def _marks(x):
+    "The lines whose word is `<START>` or `<STOP>`, and which of the two"
+    lines = np.flatnonzero(x.first == 60)                                   # '<'
+    size = x.end[lines] - x.start[lines]
+    word = np.ndarray(len(x.a) - 7, '<u8', x.a, strides=(1,))[x.start[lines]] # eight bytes at once
+    def same(w): return (size == len(w)) & ((word ^ int.from_bytes(w, 'little')) << 8*(8 - len(w)) == 0)
+    opens,closes = same(b'<START>'),same(b'<STOP>')
+    return lines[opens | closes], opens[opens | closes]
 
 # %% ../nbs/01_parse.ipynb #6a840b7c
 def _strays(x, marks, opens):
     "The first lines of what stands between a `<STOP>` and the next `<START>`, where mostly there is one blank line"
-    filled,left,right = x.nl > x.start,np.append(-1, marks),np.append(marks, len(x.nl))
-    gap = np.append(True, ~opens) & np.append(opens, True) & ((right - left > 2) | filled[np.minimum(left + 1, len(filled) - 1)])
-    return np.concatenate([left[:0]] + [l + 1 + np.flatnonzero(filled[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
+    left,right = np.append(-1, marks),np.append(marks, len(x.nl))
+    next_ = np.minimum(left + 1, len(x.nl) - 1)
+    gap = np.append(True, ~opens) & np.append(opens, True) & ((right - left > 2) | (x.nl[next_] > x.start[next_]))
+    return np.concatenate([left[:0]] + [l + 1 + np.flatnonzero(x.nl[l+1:r] > x.start[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
 
 # %% ../nbs/01_parse.ipynb #afabdb17
 def _find_tweets(x, reject):
     "The lines on which whole tweets start and stop"
-    marks = np.flatnonzero(x.first == 60)                                   # '<'
-    opens,closes = _is(x, marks, b'<START>'),_is(x, marks, b'<STOP>')
-    marks,opens = marks[opens | closes],opens[opens | closes]
+    marks,opens = _marks(x)
     before,after = np.append(False, opens)[:-1],np.append(opens, True)[1:]
     s,e = marks[opens & ~after],marks[~opens & before]
     reject(marks[opens & after], 'no <STOP>')
@@ -432,16 +507,16 @@ def _cut_words(x, s, stop):
 
 # %% ../nbs/01_parse.ipynb #74290c34
 def _whole_tweets(blocks):
-    "The same blocks, cut after a `<STOP>` line"
-    first,rest = 1,b''
+    "The bytes of the same blocks, cut after a `<STOP>` line"
+    rest = b''
     for _,block in blocks:
         rest += block
         i = rest.rfind(b'\n<STOP>')
         if i < 0 and len(rest) < LONGEST: continue
         cut = rest.find(b'\n', i + 1) + 1 or len(rest)
-        yield first, rest[:cut]
-        first += newlines(rest[:cut]); rest = rest[cut:]
-    if rest: yield first, rest
+        yield rest[:cut]
+        rest = rest[cut:]
+    if rest: yield rest
 
 # %% ../nbs/01_parse.ipynb #73ab1615
 def _all_emoji(tag, codes, names, s, e):
@@ -455,7 +530,7 @@ def _all_emoji(tag, codes, names, s, e):
 # %% ../nbs/01_parse.ipynb #2bbecc2d
 def _tweets(x, report, line, every, wanted, labelled, keep_empty):
     "The tweets of a block as an Arrow table, and their lines"
-    def reject(lines, reason): report.reject(line - 2 + lines, reason)
+    def reject(lines, reason): report.reject(line - len(_BEFORE) + lines, reason)
     def only(good, reason): reject(s[~good], reason); return s[good], e[good], i[good]
     s,e = _find_tweets(x, reject)
     tag,codes,names = _find_emoji(x)
@@ -465,21 +540,26 @@ def _tweets(x, report, line, every, wanted, labelled, keep_empty):
         hit = np.append(np.isin(names, wanted)[codes], True) if names else np.ones(1, dtype=bool)
         if every: i = np.flatnonzero(hit)[np.searchsorted(np.flatnonzero(hit), i)]
         s,e,i = only(hit[i] & (lines[i] < e), 'other emoji')
+    if not every and not keep_empty: s,e,i = only(lines[i] > s, 'nothing before the first emoji')
     text,filled = _cut_words(x, s, e if every else np.minimum(lines[i] + 1, e))
     table = {'text': text}
     if labelled: table['label'] = pa.array(names, pa.string()).take(pa.array(codes[i]))
     if every: table['emojis'] = _all_emoji(tag, codes, names, s, e)
-    if keep_empty: return pa.table(table), line - 2 + s
-    reject(s[~filled], 'no words' if every else 'nothing before the first emoji')
-    return pa.table(table).filter(pa.array(filled)), line - 2 + s[filled]
+    table,s = pa.table(table),line - len(_BEFORE) + s
+    if keep_empty or filled.all(): return table, s
+    report.reject(s[~filled], 'no words' if every else 'nothing before the first emoji')
+    return table.filter(pa.array(filled)), s[filled]
 
 # %% ../nbs/01_parse.ipynb #47e0b3c0
 def _read_emojifydata(path, report, policy='first', emojis=None, label=None, keep_empty=False, encoding=None):
     "emojifydata; `policy='first'`: text up to the first emoji, `'all'`: all words; `emojis`: only these, named with or without colons"
     if policy not in ('first', 'all'): raise TweetnbError(f'there is no policy {policy!r}', remedy="Use 'first' or 'all'.")
     wanted = None if emojis is None else [str(o).strip(':') for o in ([emojis] if isinstance(emojis, str) else emojis)]
-    for line,block in _whole_tweets(text_blocks(path, report, encoding)):
-        yield _tweets(_find_lines(_block(block)), report, line, policy == 'all', wanted, label is not False, keep_empty)
+    line = 1
+    for block in _whole_tweets(text_blocks(path, report, encoding)):
+        x = _find_lines(_block(block))
+        yield _tweets(x, report, line, policy == 'all', wanted, label is not False, keep_empty)
+        line += len(x.nl) - len(_BEFORE + _AFTER)
 
 # %% ../nbs/01_parse.ipynb #30ef5117
 _SENTIMENT140 = re.compile(r'"?[024]"?,"?\d+"?,"?[^",]*\d{4}"?,')
@@ -581,7 +661,7 @@ def _iter_one(source, report, text, label, limit, rows, keep_empty, options):
     (path,kind,names),found = source,None
     for df,lines in _batches(READERS[kind](path, report, **_options(kind, options, label=label, keep_empty=keep_empty)), rows):
         found = found or _find_both(list(df.columns), text, label, report['path'])
-        df,lines = _table(df, lines, report, *found, names, keep_empty)
+        df,lines = _table(df, lines, report, *found, names, keep_empty, kind == 'emojifydata')
         last = limit is not None and report['kept'] + len(df) >= limit
         if last: df,lines = df[:limit - report['kept']],lines[:limit - report['kept']]
         report.keep(len(df))
@@ -626,7 +706,7 @@ def _common_order(labels):
     cats = [list(l.cat.categories) for l in labels]
     order = list(dict.fromkeys(c for cs in cats for c in cs))
     if all(cs == _order(cs) for cs in cats): order = _order(order)
-    occur = {cs[i] for cs,l in zip(cats, labels) for i in np.unique(l.cat.codes)}
+    occur = {cs[i] for cs,l in zip(cats, labels) for i in np.flatnonzero(np.bincount(l.cat.codes))}
     return [c for c in order if c in occur]
 
 # %% ../nbs/01_parse.ipynb #589638d4
