@@ -11,17 +11,16 @@ from collections import deque
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, islice, repeat
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from .core import TweetnbError, progress
-from .lines import LONGEST, ReadReport, newlines, open_bytes, read_some, similar_names, tally, text_blocks, text_lines
+from .emojifydata import read_emojifydata
+from .lines import ReadReport, newlines, open_bytes, read_some, similar_names, tally, text_blocks, text_lines
 
 # %% ../nbs/01_parse.ipynb #e58cbd82
 _TEXT = 'text tweet tweets full_text content sentence review message comment post body'.split()
@@ -398,169 +397,6 @@ def _read_datasets(ds, report):
             yield df.set_axis(_names(df.columns), axis=1), np.arange(at, at + len(df))
             at += len(df)
 
-# %% ../nbs/01_parse.ipynb #f24d9622
-def _string_array(offsets, data): return pa.StringArray.from_buffers(len(offsets) - 1, pa.py_buffer(np.ascontiguousarray(offsets, dtype=np.int32)), pa.py_buffer(data))
-
-def _cut(a, start, stop):
-    "The strings at bytes [start, stop) of `a`, in one piece of memory; the ranges are in order"
-    if not len(start): return pa.array([], pa.string())
-    edges = np.empty(2*len(start), dtype=np.int32)
-    edges[0::2],edges[1::2] = start,stop
-    return _string_array(edges, a).take(pa.array(np.arange(0, len(edges), 2, dtype=np.int32)))
-
-# %% ../nbs/01_parse.ipynb #6ae76354
-def _find_lines(a):
-    "The lines of a block as arrays of byte positions, and as line indices those with a tag and those that are bad"
-    nl = np.flatnonzero(a == 10)
-    start = np.empty_like(nl)
-    start[0] = 0; np.add(nl[:-1], 1, out=start[1:])
-    space = a == 32
-    end = nl - 2                                                            # where the word ends in 'word O'
-    plain = (space[:-2] & (a[1:-1] == 79))[end]
-    other = np.flatnonzero(~plain)
-    other = other[nl[other] > start[other]]                                 # not the blank lines
-    colons = np.flatnonzero(a == 58) - 1
-    colons = colons[space[colons]]                                          # ' :' begins a tag
-    at = np.append(colons, -1)[np.searchsorted(colons, nl[other]) - 1]
-    tagged = (at >= start[other]) & (a[nl[other] - 1] == 58) & (nl[other] - at > 3)
-    tag,bad = other[tagged],other[~tagged]
-    end[tag],end[bad] = at[tagged],nl[bad]
-    return SimpleNamespace(a=a, nl=nl, start=start, end=end, tag=tag, bad=bad, first=a[start])
-
-# %% ../nbs/01_parse.ipynb #dfb32c57
-_BEFORE,_AFTER = b'\n\n',b'\n'*8
-
-def _block(b):
-    "A block of bytes as an array, with blank lines around it"
-    if b'\r' in b: b = b.replace(b'\r\n', b'\n')
-    return np.frombuffer(b''.join((_BEFORE, b, _AFTER)), np.uint8)
-
-# %% ../nbs/01_parse.ipynb #37be520a
-def _marks(x):
-    "The lines whose word is `<START>` or `<STOP>`, and which of the two"
-    lines = np.flatnonzero(x.first == 60)                                   # '<'
-    size = x.end[lines] - x.start[lines]
-    word = np.ndarray(len(x.a) - 7, '<u8', x.a, strides=(1,))[x.start[lines]] # eight bytes at once
-    def same(w): return (size == len(w)) & ((word ^ int.from_bytes(w, 'little')) << 8*(8 - len(w)) == 0)
-    opens,closes = same(b'<START>'),same(b'<STOP>')
-    return lines[opens | closes], opens[opens | closes]
-
-# %% ../nbs/01_parse.ipynb #6a840b7c
-def _strays(x, marks, opens):
-    "The first lines of what stands between a `<STOP>` and the next `<START>`, where mostly there is one blank line"
-    left,right = np.append(-1, marks),np.append(marks, len(x.nl))
-    next_ = np.minimum(left + 1, len(x.nl) - 1)
-    gap = np.append(True, ~opens) & np.append(opens, True) & ((right - left > 2) | (x.nl[next_] > x.start[next_]))
-    return np.concatenate([left[:0]] + [l + 1 + np.flatnonzero(x.nl[l+1:r] > x.start[l+1:r])[:1] for l,r in zip(left[gap], right[gap])])
-
-# %% ../nbs/01_parse.ipynb #afabdb17
-def _find_tweets(x, reject):
-    "The lines on which whole tweets start and stop"
-    marks,opens = _marks(x)
-    before,after = np.append(False, opens)[:-1],np.append(opens, True)[1:]
-    s,e = marks[opens & ~after],marks[~opens & before]
-    reject(marks[opens & after], 'no <STOP>')
-    reject(marks[~opens & ~before], 'no <START>')
-    reject(_strays(x, marks, opens), 'outside <START> and <STOP>')
-    bad = np.append(x.bad, len(x.nl))[np.searchsorted(x.bad, s)]
-    reject(bad[bad < e], 'line without a tag')
-    return s[bad >= e], e[bad >= e]
-
-# %% ../nbs/01_parse.ipynb #f4f6dd31
-_PARTS = ['male_sign', 'female_sign', *(f'{t}_skin_tone' for t in ('light', 'medium-light', 'medium', 'medium-dark', 'dark'))]
-
-def _find_emoji(x):
-    "The lines that carry an emoji, which one it is, and the names"
-    tags = _cut(x.a, x.end[x.tag] + 2, x.nl[x.tag] - 1).dictionary_encode()
-    names,codes = tags.dictionary.to_pylist(),tags.indices.to_numpy()
-    real = ~np.isin(names, _PARTS)[codes] if names else np.zeros(0, dtype=bool)
-    return x.tag[real], codes[real], names
-
-# %% ../nbs/01_parse.ipynb #17b154a9
-_MODIFIER = re.compile(rb'(?:\xef\xb8[\x8e\x8f]|\xe2\x80\x8d|\xe2\x83\xa3|\xf0\x9f\x8f[\xbb-\xbf])+')
-
-def _modifiers(x, lines):
-    "Which of these words consist of skin tones, joiners and variation selectors alone?"
-    at,size = x.start[lines],x.end[lines] - x.start[lines]
-    head = x.a[at].astype(np.int32) << 16 | x.a[at+1].astype(np.int32) << 8 | x.a[at+2]
-    tone = head == 0xf09f8f
-    out = tone | np.isin(head, [0xefb88e, 0xefb88f, 0xe2808d, 0xe283a3])
-    for i in np.flatnonzero(out & ((size != 3 + tone) | tone)): out[i] = bool(_MODIFIER.fullmatch(x.a[at[i]:at[i]+size[i]].tobytes()))
-    return out
-
-# %% ../nbs/01_parse.ipynb #2dbc34db
-def _cut_words(x, s, stop):
-    "The words on the lines between `s` and `stop`, one string a tweet, and which tweets have any"
-    inside = np.zeros(len(x.nl) + 1, dtype=np.int8)
-    inside[s + 1] += 1; inside[stop] -= 1
-    w = np.flatnonzero(np.cumsum(inside, dtype=np.int8)[:-1].view(bool) & (x.end > x.start))
-    high = np.flatnonzero(x.first[w] >= 0xe2)
-    w = np.delete(w, high[_modifiers(x, w[high])])
-    lo = np.searchsorted(w, s)
-    hi = np.append(lo[1:], len(w))
-    if not len(w): return pa.array(['']*len(s), pa.string()), hi > lo
-    after = x.end[w] + 1                                                    # a word and the space after it
-    after[hi[hi > lo] - 1] -= 1                                             # but not after the last
-    cut = _cut(x.a, x.start[w], after)
-    offsets = np.frombuffer(cut.buffers()[1], np.int32)
-    return _string_array(offsets[np.append(lo, len(w))], cut.buffers()[2]), hi > lo
-
-# %% ../nbs/01_parse.ipynb #74290c34
-def _whole_tweets(blocks):
-    "The bytes of the same blocks, cut after a `<STOP>` line"
-    rest = b''
-    for _,block in blocks:
-        rest += block
-        i = rest.rfind(b'\n<STOP>')
-        if i < 0 and len(rest) < LONGEST: continue
-        cut = rest.find(b'\n', i + 1) + 1 or len(rest)
-        yield rest[:cut]
-        rest = rest[cut:]
-    if rest: yield rest
-
-# %% ../nbs/01_parse.ipynb #73ab1615
-def _all_emoji(tag, codes, names, s, e):
-    "All emoji of each tweet, with spaces between"
-    lo,n = np.searchsorted(tag, s),np.searchsorted(tag, e) - np.searchsorted(tag, s)
-    ends = np.append(0, np.cumsum(n))
-    each = np.repeat(lo - ends[:-1], n) + np.arange(ends[-1])
-    lists = pa.LargeListArray.from_arrays(ends, pa.array(names, pa.string()).take(pa.array(codes[each])))
-    return pc.binary_join(lists, ' ')
-
-# %% ../nbs/01_parse.ipynb #2bbecc2d
-def _tweets(x, report, line, every, wanted, labelled, keep_empty):
-    "The tweets of a block as an Arrow table, and their lines"
-    def reject(lines, reason): report.reject(line - len(_BEFORE) + lines, reason)
-    def only(good, reason): reject(s[~good], reason); return s[good], e[good], i[good]
-    s,e = _find_tweets(x, reject)
-    tag,codes,names = _find_emoji(x)
-    i,lines = np.searchsorted(tag, s),np.append(tag, len(x.nl))             # each tweet's first emoji, and where it stands
-    if labelled: s,e,i = only(lines[i] < e, 'no emoji')
-    if labelled and wanted is not None:
-        hit = np.append(np.isin(names, wanted)[codes], True) if names else np.ones(1, dtype=bool)
-        if every: i = np.flatnonzero(hit)[np.searchsorted(np.flatnonzero(hit), i)]
-        s,e,i = only(hit[i] & (lines[i] < e), 'other emoji')
-    if not every and not keep_empty: s,e,i = only(lines[i] > s, 'nothing before the first emoji')
-    text,filled = _cut_words(x, s, e if every else np.minimum(lines[i] + 1, e))
-    table = {'text': text}
-    if labelled: table['label'] = pa.array(names, pa.string()).take(pa.array(codes[i]))
-    if every: table['emojis'] = _all_emoji(tag, codes, names, s, e)
-    table,s = pa.table(table),line - len(_BEFORE) + s
-    if keep_empty or filled.all(): return table, s
-    report.reject(s[~filled], 'no words' if every else 'nothing before the first emoji')
-    return table.filter(pa.array(filled)), s[filled]
-
-# %% ../nbs/01_parse.ipynb #47e0b3c0
-def _read_emojifydata(path, report, policy='first', emojis=None, label=None, keep_empty=False, encoding=None):
-    "emojifydata; `policy='first'`: text up to the first emoji, `'all'`: all words; `emojis`: only these, named with or without colons"
-    if policy not in ('first', 'all'): raise TweetnbError(f'there is no policy {policy!r}', remedy="Use 'first' or 'all'.")
-    wanted = None if emojis is None else [str(o).strip(':') for o in ([emojis] if isinstance(emojis, str) else emojis)]
-    line = 1
-    for block in _whole_tweets(text_blocks(path, report, encoding)):
-        x = _find_lines(_block(block))
-        yield _tweets(x, report, line, policy == 'all', wanted, label is not False, keep_empty)
-        line += len(x.nl) - len(_BEFORE + _AFTER)
-
 # %% ../nbs/01_parse.ipynb #30ef5117
 _SENTIMENT140 = re.compile(r'"?[024]"?,"?\d+"?,"?[^",]*\d{4}"?,')
 
@@ -601,7 +437,7 @@ def sniff_format(
 # %% ../nbs/01_parse.ipynb #b4376838
 #: What each format is read with
 READERS = dict(csv=_read_csv, tsv=_read_csv, sentiment140=_read_sentiment140, jsonl=_read_jsonl, parquet=_read_parquet, lines=_read_lines,
-    tweeteval=_read_tweeteval, tunizi=_read_tunizi, emojifydata=_read_emojifydata, folders=_read_folders, frame=_read_frame, datasets=_read_datasets)
+    tweeteval=_read_tweeteval, tunizi=_read_tunizi, emojifydata=read_emojifydata, folders=_read_folders, frame=_read_frame, datasets=_read_datasets)
 
 # %% ../nbs/01_parse.ipynb #d010c650
 def _shards(path):
