@@ -393,6 +393,11 @@ def test_paths_that_are_none(tmp_path):
     with pytest.raises(TweetnbError, match='Did you mean train.csv'): read_tweets(tmp_path/'trian.csv')
     with pytest.raises(TweetnbError, match='tweetnb.fetch'): read_tweets('https://example.org/tweets.csv')
     with pytest.raises(TweetnbError, match='no format'): read_tweets(tmp_path/'train.csv', format='xls')
+    for wrong in dict(path=tmp_path/'train.csv', format='frame'), dict(path=pd.DataFrame({'text': ['hi there']}), format='csv'), dict(path=3), dict(path=None), dict(path={'text': ['hi']}):
+        with pytest.raises(TweetnbError, match='is no|cannot read a'): read_tweets(**wrong)
+    with pytest.raises(TweetnbError, match='no rows'): read_tweets([])
+    (tmp_path/'a.json').write_text('[\n{"text": "hi there"}\n]\n')
+    assert read_tweets(tmp_path/'a.json').attrs['read']['rejected'] == {'not JSON': 2}
     with pytest.raises(TweetnbError, match="no option 'sep'. It takes: delimiter"): read_tweets(tmp_path/'train.csv', sep=',')
     (tmp_path/'sub').mkdir(); (tmp_path/'sub'/'a.csv').write_text('x'); (tmp_path/'sub'/'b.txt').write_text('x')
     with pytest.raises(TweetnbError, match='Name one of its files: a.csv, b.txt'): read_tweets(tmp_path/'sub')

@@ -85,6 +85,16 @@ def _labels(values, names=None):
     code = np.array([place[n] if n is not None or r in _NOTHING else -2 for n,r in zip(new, raw)] + [-1])[codes]
     return pd.Categorical.from_codes(np.maximum(code, -1), pd.Index(cats, dtype='str')), code == -2
 
+# %% ../nbs/01_parse.ipynb #1648e05c
+def _names(fields):
+    "Column names, made unique and none empty"
+    out = []
+    for i,name in enumerate(fields, 1):
+        name = str(name).strip() or f'column_{i}'
+        while name in out: name += '_'
+        out.append(name)
+    return out
+
 # %% ../nbs/01_parse.ipynb #e901e590
 def _texts(values, keep_empty):
     "A column as strings without missing ones, and which of them hold no text"
@@ -132,10 +142,11 @@ def _table(df, lines, report, t, l, names=None, keep_empty=False, checked=False)
         out['label'],unknown = _labels(df[l], names)
         reject(unknown, 'label not in label_names')
         reject(out['label'].isna(), 'no label')
-    rest = {c if c not in ('text', 'label') else c + '_': df[c] for c in df.columns if c not in (t, l)}
+    rest = [c for c in df.columns if c not in (t, l)]
+    out |= zip(_names(['text', 'label', *rest])[2:], map(df.get, rest))
     damaged = _damaged(texts)
     report.note(lines[damaged[good[damaged]]], 'U+FFFD')
-    df = pd.DataFrame(out | rest)
+    df = pd.DataFrame(out)
     return (df, lines) if good.all() else (df[good].reset_index(drop=True), lines[good])
 
 # %% ../nbs/01_parse.ipynb #1b2c4cee
@@ -184,16 +195,6 @@ def _delimiter(head):
         sizes = [len(r) for _,_,r in _records(iter(head), d) if r][:50]
         return (sizes.count(sizes[0])/len(sizes), sizes[0]) if sizes and sizes[0] > 1 else (0, 0)
     return max(',\t;|', key=score)
-
-# %% ../nbs/01_parse.ipynb #1648e05c
-def _names(fields):
-    "Column names, made unique and none empty"
-    out = []
-    for i,name in enumerate(fields, 1):
-        name = str(name).strip() or f'column_{i}'
-        while name in out: name += '_'
-        out.append(name)
-    return out
 
 # %% ../nbs/01_parse.ipynb #d87c06eb
 def _arrow(rows, names): return pa.table({n: pa.array(v, pa.large_string()) for n,v in zip(names, zip(*rows) if rows else [[]]*len(names))})
@@ -363,13 +364,14 @@ def _read_tunizi(path, report, encoding=None):
 # %% ../nbs/01_parse.ipynb #32abf899
 def _read_folders(path, report, encoding=None):
     "One text a file, in a folder that is named after its label"
-    files = sorted(f for f in Path(path).rglob('*.txt') if f.parent != Path(path) and f.is_file())
+    files = sorted(f for f in path.rglob('*.txt') if f.parent != path and f.is_file())
     for i in range(0, len(files), 2_000):
-        some = list(enumerate(files[i:i+2_000], i + 1))
-        report.reject([no for no,f in some if f.parent.name == 'unsup'], 'no label (unsup)')
-        some = [(no, f) for no,f in some if f.parent.name != 'unsup']
-        rows = [(_one_text(f, encoding), f.parent.name, f.relative_to(path).as_posix(), _SPLITS.get(f.parent.parent.name, '')) for _,f in some]
-        yield _arrow(rows, ['text', 'label', 'file', 'split']), np.array([no for no,_ in some], dtype=np.int64)
+        some = files[i:i+2_000]
+        bare = np.array([f.parent.name == 'unsup' or f.parent.name in _SPLITS for f in some])
+        lines = np.arange(i, i + len(some)) + 1
+        report.reject(lines[bare], 'no label')
+        rows = [(_one_text(f, encoding), f.parent.name, f.relative_to(path).as_posix(), _SPLITS.get(f.parent.parent.name, '')) for f,b in zip(some, bare) if not b]
+        yield _arrow(rows, ['text', 'label', 'file', 'split']), lines[~bare]
 
 def _one_text(path, encoding):
     try: return '\n'.join(l for _,ls in text_lines(path, {}, encoding) for l in ls)
@@ -407,7 +409,7 @@ def _sniff_file(path):
     if not head: raise TweetnbError('the file is empty', path=path)
     names = [n.strip(' "\n').casefold() for n in re.split('[,;\t|]', head[0])]
     if head[0].startswith('<START>'): return 'emojifydata'
-    if head[0].lstrip().startswith('{'): return 'jsonl'
+    if head[0].lstrip().startswith('{') or _suffix(path) in ('.json', '.jsonl', '.ndjson'): return 'jsonl'
     if path.name.endswith('_text.txt') and path.with_name(path.name[:-9] + '_labels.txt').exists(): return 'tweeteval'
     if _SENTIMENT140.match(head[0]): return 'sentiment140'
     if _suffix(path) in ('.csv', '.tsv'): return _suffix(path)[1:]
@@ -428,7 +430,8 @@ def sniff_format(
 ) -> str: # A name in `READERS`, or 'shards'
     "How a file is written, found out from its content and only in doubt from its name"
     if isinstance(path, pd.DataFrame): return 'frame'
-    if not isinstance(path, (str, os.PathLike)): return 'datasets'
+    if hasattr(path, 'iter') or isinstance(path, dict) and all(hasattr(d, 'iter') for d in path.values()): return 'datasets'
+    if not isinstance(path, (str, os.PathLike)): raise TweetnbError(f'cannot read a {type(path).__name__}', remedy='Give a path, a DataFrame or a dataset.')
     path = Path(path)
     if not path.exists(): raise TweetnbError('there is no such file', path=path, remedy=similar_names(path))
     try: return _sniff_folder(path) if path.is_dir() else _sniff_file(path)
@@ -461,7 +464,8 @@ def _sources(path, format=None, names=None, split=None, **_):
     names = names and {str(k): str(v) for k,v in names.items()}
     if kind == 'shards': return [(p, sniff_format(p), names or labels) for p,labels in _shards(path)]
     if kind == 'tweeteval': return [(p, kind, names or _mapping(path)) for p in _pairs(path, split)]
-    if kind in READERS: return [(path, kind, names)]
+    if kind in READERS and isinstance(path, os.PathLike) != (kind in ('frame', 'datasets')): return [(path, kind, names)]
+    if kind in READERS: raise TweetnbError(f'a {type(path).__name__} is no {kind!r}', remedy='Leave format= away.')
     raise TweetnbError(f'there is no format {kind!r}', remedy=f"There are: {', '.join(READERS)}.")
 
 def _name(path):
