@@ -46,7 +46,7 @@ def run_once(
 # %% ../nbs/41_compare.ipynb #1ed0b41a
 def _key(setup, df, seed):
     columns = [df[o].astype(str).tolist() for o in ('text', 'label', 'split')]
-    return fingerprint(json.dumps(setup.to_dict(), sort_keys=True, default=str), str(seed), *('\x1f'.join(o) for o in columns))
+    return fingerprint(json.dumps({'model': setup.model, **setup.changed()}, sort_keys=True, default=str), str(seed), *('\x1f'.join(o) for o in columns))
 
 def _files(folder, name, seed): return [Path(folder)/'runs'/f'{name}-{seed}.{o}' for o in ('json', 'parquet')]
 
