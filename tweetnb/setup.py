@@ -149,8 +149,9 @@ class Trained:
         setup:Setup, # How it was made
         seed:int, # And with which seed
         model, # A fastai `Learner` or a `LinearClassifier`
-        seconds:float # Time of training, tokens and batches included
-    ): self.setup,self.seed,self.model,self.seconds = setup,seed,model,seconds
+        seconds:float, # Time of training, tokens and batches included
+        history:pd.DataFrame|None=None # Losses and metrics, a row an epoch
+    ): self.setup,self.seed,self.model,self.seconds,self.history = setup,seed,model,seconds,history
 
     @property
     def labels(self): return list(getattr(self.model, 'labels', None) or self.model.dls.labels)
@@ -183,7 +184,7 @@ def train(self:Setup,
     quiet:bool=True # No table of epochs
 ) -> Trained:
     "Train on the training rows of a table"
-    start = time.perf_counter()
+    start,history = time.perf_counter(),None
     if self.model == 'tfidf':
         seed_everything(seed)
         train = df.iloc[split_indices(df)[0]]
@@ -194,4 +195,5 @@ def train(self:Setup,
         if quiet:
             with model.no_bar(), model.no_logging(): self.fit(model, cbs)
         else: self.fit(model, cbs)
-    return Trained(self, seed, model, time.perf_counter() - start)
+        history = pd.DataFrame(model.recorder.values, columns=model.recorder.metric_names[1:-1]).rename_axis('epoch')
+    return Trained(self, seed, model, time.perf_counter() - start, history)
