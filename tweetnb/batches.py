@@ -123,22 +123,30 @@ def _pool(self:BucketSampler, rng):
     return np.resize(rows, max(len(rows), len(self)*self.world))               # a tweet for every process at least
 
 @patch
-def plan(self:BucketSampler,
-    n:int=0 # The number of the epoch
-) -> list: # (rows int64 [≤ bs], width) of each batch of this process
-    "The batches of epoch `n`, before any are filled up"
+def _steps(self:BucketSampler, n):
+    "What all processes do together in each step of epoch `n`: rows, width"
     rng = np.random.default_rng((self.seed, n if self.shuffle else 0))
-    rows,batches = self._pool(rng),len(self)*self.world
-    if not batches: return []
+    rows = self._pool(rng)
+    if not len(self): return []
     keys = self.lengths if self.widths is None else to_width(self.lengths, self.widths)
     rows = rows[np.lexsort((keys[rows], self.classes[rows]))]
-    batch,mix = deal(np.bincount(self.classes[rows]), batches),rng.permutation(len(rows))
+    batch,mix = deal(np.bincount(self.classes[rows]), len(self)),rng.permutation(len(rows))
     rows = rows[mix[np.argsort(batch[mix], kind='stable')]]                     # batch after batch, classes mixed within
     starts = np.r_[0, np.cumsum(np.bincount(batch))]
-    widths = np.maximum.reduceat(self.lengths[rows], starts[:-1]).reshape(-1, self.world).max(1)
+    widths = np.maximum.reduceat(self.lengths[rows], starts[:-1])
     if self.widths is not None: widths = to_width(widths, self.widths)
     steps = rng.permutation(len(self)) if self.shuffle else np.arange(len(self))[::-1]
-    return [(rows[starts[i]:starts[i+1]], int(widths[s])) for s,i in zip(steps, steps*self.world + self.rank)]
+    return [(rows[starts[s]:starts[s+1]], int(widths[s])) for s in steps]
+
+@patch
+def plan(self:BucketSampler,
+    n:int=0, # The number of the epoch
+    rank:int|None=None # Of which process; this one where `None`
+) -> list: # (rows int64 [≤ bs], width) of each batch of the process
+    "The batches of epoch `n`, before any are filled up"
+    if self.world == 1: return self._steps(n)
+    rank = self.rank if rank is None else rank
+    return [(rows[np.sort(np.argsort(self.classes[rows], kind='stable')[rank::self.world])], width) for rows,width in self._steps(n)]
 
 @patch
 def width(self:BucketSampler,

@@ -100,12 +100,14 @@ class TweetDL(TfmdDL):
         last:str='keep', # 'keep' batches as they are, or 'fill' all to `bs` with rows that count for nothing
         seed:int=42, # With the number of the epoch, decides the order
         rank:int=0, world:int=1, # Which process this is, of how many that share the tweets
+        gathered:bool=False, # Will predictions of all processes be put together, as the runner for several processes does?
         device=None, # Where the batches go
         **kwargs # Parameters of fastai's `DataLoader`
     ):
         if not isinstance(dataset, TweetDataset): dataset = _from_datasets(dataset)
         if (stratify or balance) and dataset.y is None: raise TweetnbError('tweets without labels cannot be stratified or balanced')
-        self.settings = dict(widths=widths, stratify=stratify, balance=balance, last=last, seed=seed, rank=rank, world=world)
+        self.settings = dict(widths=widths, stratify=stratify, balance=balance, last=last, seed=seed, rank=rank, world=world, gathered=gathered)
+        if gathered and not shuffle and len(dataset) < world: last = 'fill'                    # something to do for every process
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device, **{**kwargs, 'num_workers': 0})
         balance = balance and shuffle
         self.sampler = BucketSampler(dataset.store.lengths, bs, widths, dataset.y.numpy() if stratify or balance else None, shuffle,
@@ -132,8 +134,9 @@ class TweetDL(TfmdDL):
 # %% ../nbs/13_block.ipynb #96f694d7
 @patch
 def get_idxs(self:TweetDL):
-    "The rows in the order in which the next epoch brings them, each once"
-    return self._in_order(self.sampler.plan(self.epoch))
+    "The rows in the order in which the next epoch brings them, each once; where gathered, those of one process after the other"
+    s = self.sampler
+    return self._in_order([o for rank in (range(s.world) if self.settings['gathered'] else [s.rank]) for o in s.plan(self.epoch, rank)])
 
 @patch
 def _in_order(self:TweetDL, plan):
@@ -146,24 +149,45 @@ def _plan(self:TweetDL):
     plan = self.sampler.plan(self.epoch)
     if 'get_idxs' not in vars(self): return plan
     idxs = np.asarray(self.get_idxs())
-    if np.array_equal(idxs, self._in_order(plan)): return plan
+    if np.array_equal(idxs, type(self).get_idxs(self)): return plan
     parts = [idxs[i:i+self.bs] for i in range(0, len(idxs), self.bs)]
     return [(rows, self.sampler.width(rows)) for rows in parts]
 
 @patch
-def __iter__(self:TweetDL):
-    seen = np.zeros(len(self.dataset), dtype=bool) if self.sampler.repeats else None
+def _seen(self:TweetDL):
+    "bool [tweets], which of them another process answers for; `None` where no tweet comes twice"
+    if not self.sampler.repeats: return None
+    seen = np.zeros(len(self.dataset), dtype=bool)
+    for rank in range(self.sampler.rank if self.settings['gathered'] else 0):
+        for rows,_ in self.sampler.plan(self.epoch, rank): seen[rows] = True
+    return seen
+
+@patch
+def _cut(self:TweetDL):
+    "Each batch, and which of its rows count in predictions (`None` for all)"
+    seen = self._seen()
     for rows,width in self._plan():
         b = self.batch(rows, width)
-        self.fresh = None if seen is None else _first(rows, seen, len(b[0]))
-        if self.device is not None: b = to_device(b, self.device)
+        yield b, None if seen is None else _first(rows, seen, len(b[0]))
+
+@patch
+def moved(self:TweetDL,
+    batches # What `_cut` yields
+): # The same on the device
+    "Bring batches to the device; a loader for another kind of machine may do this ahead of time"
+    for b,fresh in batches: yield b if self.device is None else to_device(b, self.device), fresh
+
+@patch
+def __iter__(self:TweetDL):
+    for b,fresh in self.moved(self._cut()):
+        self.fresh = fresh
         yield self.after_batch(b)
     self.fresh,self.epoch = None,self.epoch+1
 
 @patch
 def to_detach(self:TweetDL, b, cpu=True, gather=True):
     "What the learner keeps of a batch: all but repeated tweets"
-    b = to_detach(b, cpu, gather)
+    b = to_detach(b, cpu, gather=False)                  # fastai would gather from all processes, and fail where they differ in size
     if self.fresh is None: return b
     def keep(t): return t[self.fresh.to(t.device)] if t.ndim and len(t) == len(self.fresh) else t
     return keep(b) if isinstance(b, torch.Tensor) else type(b)(keep(t) for t in b)
