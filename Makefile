@@ -9,7 +9,7 @@ export USE_TORCH_XLA = 0
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check nbtest pytest readme wheel clean
+.PHONY: demo test check nbtest pytest readme docs wheel wheels bench clean
 
 demo: $(DEV)            ## environment, install, train and evaluate on the packaged sample
 	$(BIN)/tweetnb demo --out demo
@@ -27,6 +27,9 @@ pytest: $(DEV)
 
 readme: $(DEV)          ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
+
+docs: $(DEV)            ## the site, _docs/index.html, from the notebooks as they stand
+	$(BIN)/python tools/docs.py
 
 wheel: $(DEV)
 	$(BIN)/python -m build --wheel

@@ -38,7 +38,7 @@ class LinearClassifier:
         seed:int=42 # For the solver
     ):
         self.cleaner,self.features = cleaner or Cleaner([]), tfidf_features(chars, min_df)
-        self.model = LogisticRegression(C=C, max_iter=200, random_state=seed, class_weight='balanced' if balanced else None)
+        self.model = LogisticRegression(C=C, max_iter=1000, random_state=seed, class_weight='balanced' if balanced else None)
 
     def fit(self,
         texts, # Training texts

@@ -1,0 +1,178 @@
+"""The documentation site from the notebooks, without a network and without running them: `_docs/index.html`.
+
+Exported cells become signature, docstring and a table of parameters, with their source folded away; hidden cells are left
+out; everything else stands as it was run and committed. Sphinx, MyST-NB and Furo do the rest. Broken links fail the build."""
+import ast, configparser, importlib, re, shutil, sys
+from html.parser import HTMLParser
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+from fastcore.docments import docments
+from nbformat.v4 import new_markdown_cell
+from sphinx.cmd.build import build_main
+
+root = Path(__file__).resolve().parent.parent
+src, out = root/'_proc'/'site', root/'_docs'
+cfg = configparser.ConfigParser(delimiters=['='])
+cfg.read(root/'settings.ini', encoding='utf-8')
+cfg = cfg['DEFAULT']
+names = []      # (name, target, first line) of everything public, for the index
+
+
+def directives(source): return re.findall(r'^\s*#\s*\|\s*(.+)$', source, re.M)
+def code(source): return re.sub(r'^\s*#\s*\|.*\n?', '', source, flags=re.M).strip()
+def cell_text(x): return re.sub(r'\s+', ' ', str(x)).replace('|', '\\|')
+def a_type(x): return '' if x is None or 'empty' in repr(x) else f'`{cell_text(getattr(x, "__name__", x))}`'
+
+
+def owner(node):
+    "The class that a patched function belongs to"
+    for d in node.decorator_list:
+        f = d.func if isinstance(d, ast.Call) else d
+        if getattr(f, 'id', '') == 'patch': return ast.unparse(node.args.args[0].annotation).split('|')
+    return [None]
+
+
+def table(obj):
+    "Parameters as docments tell them"
+    try: found = docments(obj, full=True)
+    except Exception: return ''
+    rows = [(k, v) for k, v in found.items() if k not in ('self', 'cls') and (v.docment or k != 'return')]
+    if not rows: return ''
+    def row(k, v):
+        default = '' if 'empty' in repr(v.default) else f'`{cell_text(repr(v.default))}`'
+        return f"| {'**returns**' if k == 'return' else f'`{k}`'} | {a_type(v.anno)} | {default} | {cell_text(v.docment or '')} |"
+    return '\n'.join(['| | type | default | |', '|---|---|---|---|', *(row(k, v) for k, v in rows)])
+
+
+def entry(node, module, page):
+    "Signature, docstring and parameters of one class or function"
+    parts = []
+    for cls in owner(node) if isinstance(node, ast.FunctionDef) else [None]:
+        cls = cls and cls.strip()
+        name = f'{cls}.{node.name}' if cls else node.name
+        try: obj = getattr(getattr(module, cls), node.name) if cls else getattr(module, node.name)
+        except AttributeError: continue
+        obj = getattr(obj, 'fget', None) or obj
+        doc = (ast.get_docstring(node) or '').strip()
+        target = f"{module.__name__}.{name}{'.class'*isinstance(node, ast.ClassDef)}".lower().replace('_', '-').replace('.', '-')
+        names.append((name, target, doc.split('\n')[0], module.__name__))
+        of = obj.__init__ if isinstance(obj, type) and '__init__' in vars(obj) else obj
+        shown = f'class {name}' if isinstance(node, ast.ClassDef) else name
+        parts.append(f'({target})=\n### `{shown}`\n\n{doc}\n\n{table(of)}\n')
+    return parts
+
+
+def page(path):
+    "One notebook as a page"
+    nb, text = nbformat.read(path, as_version=4), path.read_text(encoding='utf-8')
+    found = re.search(r'#\s*\|\s*default_exp (\w+)', text)
+    module = importlib.import_module(f"{cfg['lib_name']}.{found[1]}") if found else None
+    cells = []
+    for c in nb.cells:
+        if c.cell_type != 'code':
+            cells.append(c)
+            continue
+        d, text = directives(c.source), code(c.source)
+        if any(o.split()[0] in ('hide', 'default_exp', 'exporti') for o in d): continue
+        if any(o.split()[0] == 'export' for o in d):
+            public = [o for o in ast.parse(text).body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and not o.name.startswith('_')]
+            parts = [p for o in public for p in entry(o, module, path.stem)]
+            if public or not re.match(r'(import|from) ', text): parts.append(f'<details><summary>source</summary>\n\n```python\n{text}\n```\n\n</details>\n')
+            if parts: cells.append(new_markdown_cell('\n'.join(parts)))
+            continue
+        c.source = '' if 'echo: false' in d else text
+        if not c.source: c.metadata['tags'] = ['remove-input']
+        cells.append(c)
+    nb.cells = [c for c in cells if c.source or c.get('outputs')]
+    for c in nb.cells:
+        if c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()(?!https?:)([^)#]+)\.ipynb', r'\1.html', c.source)
+        if c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()([A-Z]+(?:\.md)?)(?=\))', rf"{cfg['git_url']}/blob/{cfg['branch']}/\1", c.source)
+    nb.metadata['language_info'] = {'name': 'python'}
+    target = src/path.relative_to(root/'nbs')
+    target.parent.mkdir(parents=True, exist_ok=True)
+    nbformat.write(nb, target)
+
+
+def toc(title, files): return f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + '\n'.join(files) + '\n```\n'
+
+
+def index():
+    "The front page with the table of contents, and the list of names"
+    nbs = root/'nbs'
+    def stems(pattern): return [str(p.relative_to(nbs).with_suffix('')) for p in sorted(nbs.glob(pattern))]
+    groups = [('Walkthroughs', stems('walkthroughs/*.ipynb')), ('Rooms', [o for o in stems('*.ipynb') if o != 'index']), ('Benchmarks', stems('benchmarks/*.ipynb'))]
+    nb = nbformat.read(src/'index.ipynb', as_version=4)
+    nb.cells.append(new_markdown_cell('\n'.join(toc(t, f) for t, f in groups if f) + toc('Names', ['api'])))
+    nbformat.write(nb, src/'index.ipynb')
+    rows = [f'| [`{name}`](#{target}) | {module} | {cell_text(doc)} |' for name, target, doc, module in sorted(names, key=lambda o: o[0].lower())]
+    (src/'api.md').write_text('# Every public name\n\n| name | module | what it is |\n|---|---|---|\n' + '\n'.join(rows) + '\n', encoding='utf-8')
+
+
+def conf():
+    (src/'conf.py').write_text(f"""
+project, author, copyright, release = {cfg['title']!r}, {cfg['author']!r}, {'2026, ' + cfg['author']!r}, {cfg['version']!r}
+extensions = ['myst_nb']
+nb_execution_mode = 'off'
+nb_merge_streams = True
+myst_enable_extensions = ['dollarmath', 'attrs_inline']
+myst_heading_anchors = 3
+html_theme = 'furo'
+html_title = {cfg['title']!r}
+html_static_path = ['_static']
+html_css_files = ['tweetnb.css']
+suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'misc.highlighting_failure', 'toc.not_included']
+""", encoding='utf-8')
+    (src/'_static').mkdir(exist_ok=True)
+    (src/'_static'/'tweetnb.css').write_text('details summary {cursor: pointer; color: var(--color-foreground-muted); font-size: .85em}\n'
+        'div.cell_output table, table.docutils {font-size: .85em}\ndiv.cell_output img {max-width: 100%; background: white; border-radius: 4px}\n'
+        'table.dataframe {border-collapse: collapse; border: none; margin: .5em 0}\n'
+        'table.dataframe th, table.dataframe td {border: none; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em}\n'
+        'table.dataframe tr, table.dataframe thead, table.dataframe tbody tr:nth-child(odd) {background: transparent !important; color: inherit}\n'
+        '.content {max-width: 52em}\n', encoding='utf-8')
+
+
+class Links(HTMLParser):
+    def __init__(self, text):
+        super().__init__()
+        self.links, self.ids = [], set()
+        self.feed(text)
+    def handle_starttag(self, tag, attrs):
+        a = dict(attrs)
+        if a.get('id'): self.ids.add(a['id'])
+        for k in 'href', 'src':
+            if a.get(k): self.links.append(a[k])
+
+
+def check_links():
+    "Every link within the site leads somewhere"
+    pages = {p: Links(p.read_text(encoding='utf-8')) for p in out.rglob('*.html')}
+    bad = []
+    for p, found in pages.items():
+        for link in found.links:
+            u = urlsplit(link)
+            if u.scheme or u.netloc: continue
+            target = (p.parent/unquote(u.path)).resolve() if u.path else p
+            if not target.exists(): bad.append(f'{p.relative_to(out)}: {link}')
+            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids: bad.append(f'{p.relative_to(out)}: {link}')
+    return sorted(set(bad))
+
+
+def main():
+    shutil.rmtree(src, ignore_errors=True)
+    shutil.rmtree(out, ignore_errors=True)
+    src.mkdir(parents=True)
+    for path in sorted((root/'nbs').rglob('*.ipynb')):
+        if '.ipynb_checkpoints' not in path.parts: page(path)
+    for folder in 'images',:
+        if (root/'nbs'/folder).exists(): shutil.copytree(root/'nbs'/folder, src/folder)
+    index(); conf()
+    if rc := build_main(['-q', '-W', '--keep-going', '-b', 'html', '-j', '2', str(src), str(out)]): return rc
+    bad = check_links()
+    print(*bad, sep='\n')
+    print(f'{len(list(out.rglob("*.html")))} pages in _docs, {len(names)} public names, {len(bad)} broken links')
+    return bool(bad)
+
+
+if __name__ == '__main__': sys.exit(main())
