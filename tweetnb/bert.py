@@ -7,7 +7,7 @@ __all__ = ['make_encoder', 'encoder_config', 'fetch_command', 'load_encoder', 'A
            'bert_splitter', 'layer_lrs', 'HalveBatch']
 
 # %% ../nbs/22_bert.ipynb #bb52aa74
-import json, os, urllib.error, urllib.request
+import json, os, urllib.error, urllib.request, warnings
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,8 +27,10 @@ from .rnn import register_model
 def _transformers():
     "The module, imported now"
     os.environ.setdefault('USE_TORCH_XLA', '0')
-    try: import transformers
-    except ImportError as e: raise TweetnbError('BERT models need transformers', remedy="pip install 'transformers>=5,<6'") from e
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'IProgress not found')        # tqdm's, where a notebook has no widgets
+        try: import transformers.modeling_utils
+        except ImportError as e: raise TweetnbError('BERT models need transformers', remedy="pip install 'transformers>=5,<6'") from e
     return transformers
 
 # %% ../nbs/22_bert.ipynb #c9caf793
