@@ -15,6 +15,8 @@ from .rnn import register_model
 # %% ../nbs/24_ngram.ipynb #b4eadd41
 _odd = 0x9E3779B97F4A7C15 - 2**64 # 2**64 divided by the golden ratio (Knuth's multiplicative hashing), as int64
 
+def _down(h, n): return torch.where(h < 0, -1 - ((-1 - h) >> n), h >> n)   # `>>` of negative numbers rounds towards zero on XLA
+
 def hash_ngrams(
     ids:Tensor, # int64 [batch, width]
     lengths:Tensor, # Tokens of each tweet, int64 [batch]
@@ -27,8 +29,8 @@ def hash_ngrams(
     h = torch.zeros_like(ids[:,:width])
     for i in range(n):
         h = (h ^ (ids[:,i:i+width] + 1))*_odd
-        h = h ^ (h >> 29)                             # bring the well-mixed high bits down
-    return ((h >> 20) % buckets + 1)*length_mask(lengths - n + 1, width)
+        h = h ^ _down(h, 29)                          # bring the well-mixed high bits down
+    return (_down(h, 20) % buckets + 1)*length_mask(lengths - n + 1, width)
 
 # %% ../nbs/24_ngram.ipynb #fb2bd129
 class NgramClassifier(nn.Module):
