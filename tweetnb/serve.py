@@ -9,7 +9,7 @@ __all__ = ['Full', 'Batcher', 'run_batches', 'Metrics', 'Guard', 'make_server', 
 import asyncio, signal, socket, time
 from collections import Counter, deque
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from itertools import accumulate
 from typing import Annotated
 
@@ -265,11 +265,24 @@ def _server_class(grace):
     class Server(uvicorn.Server):
         async def shutdown(self, sockets=None):
             self.config.app.state.stopping = True
-            for o in [*self.servers, *(sockets or [])]: o.close()
+            doors = [o.dup() for o in sockets]
+            for o in [*self.servers, *sockets]: o.close()
+            for con in _waiting(doors): await asyncio.get_running_loop().connect_accepted_socket(self._protocol, con)
+            await asyncio.sleep(.05)
             end = time.monotonic() + grace
             while self.server_state.connections and time.monotonic() < end and not self.force_exit: await asyncio.sleep(.02)
             await super().shutdown(sockets)
+        def _protocol(self): return self.config.http_protocol_class(config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
     return Server
+
+def _waiting(doors):
+    "Let in those whom the kernel has connected and nobody has greeted, then close; closing at once would reset them"
+    late = []
+    for door in doors:
+        door.setblocking(False)
+        with suppress(BlockingIOError), door:
+            while True: late.append(door.accept()[0])
+    return late
 
 def _listen(host, port):
     "A listening socket, or a `TweetnbError` that says why not"
@@ -290,7 +303,7 @@ def run_server(
     _fastapi()
     import uvicorn
     app,sock = make_server(folder, **limits),_listen(host, port)
-    server = _server_class(grace)(uvicorn.Config(app, log_level='warning', access_log=False, server_header=False,
+    server = _server_class(grace)(uvicorn.Config(app, log_level='error', access_log=False, server_header=False,
                                                  timeout_keep_alive=30, limit_concurrency=1000, backlog=1024))
     say(f"Serving {app.state.bundle.path.name} at http://{f'[{host}]' if ':' in host else host}:{sock.getsockname()[1]} (POST /predict, GET /health, /metrics, /openapi.json). Ctrl+C stops.")
     before = signal.signal(signal.SIGTERM, lambda *_: None)      # uvicorn raises it once more when all is done
