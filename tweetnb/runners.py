@@ -235,6 +235,9 @@ class Together(Callback):
     order = -20                                       # before whatever looks at gradients or metrics
     def share(self, tensors):
         for t in tensors: dist.broadcast(t.detach(), 0)
+    def before_fit(self):
+        if hasattr(self.learn, 'lr_finder'):
+            raise TweetnbError('the learning-rate finder runs in one process', remedy='Its rate holds for several as well: they take the same steps.')
     def before_train(self): self.weight = 0.; self.share(self.model.state_dict().values())
     def before_validate(self): self.share(self.model.buffers())
     def after_loss(self):
@@ -314,6 +317,7 @@ class DDPRunner(Runner):
 
     def adjust(self, learn):
         if self.rank: learn.logger = noop; learn.remove_cb(ProgressCallback)
+        torch.manual_seed(torch.initial_seed() + self.rank)                     # another dropout in each
         return self.one.adjust(learn)
 
     def describe(self): return {**self.one.describe(), **super().describe(), 'nodes': self.nodes, 'backend': self.backend}
@@ -338,7 +342,7 @@ def _words(log):
     "The last line of what a process wrote to its stderr"
     lines = Path(log).read_text(encoding='utf-8', errors='replace').split('\n') if Path(log).is_file() else []
     lines = [o.strip() for o in lines if o.strip() and not re.match(r'\[rank\d+\]:\[W|\[W\d|  ', o)]
-    return re.sub(r'^\[rank\d+\]: ', '', lines[-1]) if lines else ''
+    return re.sub(r'^\[rank\d+\]: ', '', lines[-1]).rstrip('.?!') if lines else ''
 
 def first_failure(
     failures:list # A dict of rank, code and log for each process that did not end well
