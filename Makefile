@@ -34,6 +34,13 @@ docs: $(DEV)            ## the site, _docs/index.html, from the notebooks as the
 wheel: $(DEV)
 	$(BIN)/python -m build --wheel
 
+wheels: wheel           ## wheels/: tweetnb and what it needs, without torch, for a Kaggle notebook that is offline
+	$(BIN)/python tools/wheels.py
+
+bench: $(DEV)           ## run the benchmarks on the data in TWEETNB_DATA; figures go to nbs/benchmarks/results
+	for nb in nbs/benchmarks/*.ipynb; do $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 $$nb || exit 1; done
+	$(BIN)/nbdev_clean
+
 $(DEV): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
@@ -42,4 +49,4 @@ $(DEV): settings.ini setup.py
 	touch $@
 
 clean:
-	rm -rf build dist *.egg-info demo runs _docs _proc
+	rm -rf build dist wheels *.egg-info demo runs _docs _proc

@@ -13,7 +13,7 @@ from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import build_main
 
 root = Path(__file__).resolve().parent.parent
-src, out = root/'_proc'/'site', root/'_docs'
+src, out = root/'_proc'/'site'/'src', root/'_docs'
 cfg = configparser.ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
@@ -160,7 +160,7 @@ def check_links():
 
 
 def main():
-    shutil.rmtree(src, ignore_errors=True)
+    shutil.rmtree(src.parent, ignore_errors=True)
     shutil.rmtree(out, ignore_errors=True)
     src.mkdir(parents=True)
     for path in sorted((root/'nbs').rglob('*.ipynb')):
@@ -168,7 +168,8 @@ def main():
     for folder in 'images',:
         if (root/'nbs'/folder).exists(): shutil.copytree(root/'nbs'/folder, src/folder)
     index(); conf()
-    if rc := build_main(['-q', '-W', '--keep-going', '-b', 'html', '-j', '2', str(src), str(out)]): return rc
+    if rc := build_main(['-q', '-W', '--keep-going', '-b', 'html', '-j', '2', str(src), str(src.parent/'html')]): return rc
+    shutil.move(src.parent/'html', out)
     bad = check_links()
     print(*bad, sep='\n')
     print(f'{len(list(out.rglob("*.html")))} pages in _docs, {len(names)} public names, {len(bad)} broken links')
