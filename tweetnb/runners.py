@@ -24,6 +24,15 @@ from .block import TweetDL
 from .core import TweetnbError
 from .learner import _runners, active_runner
 
+# %% ../nbs/33_runners.ipynb #ca8de70e
+def _resident(reset=False):
+    "MB of this process at most; Linux can forget the highest so far"
+    if not Path('/proc/self/clear_refs').exists():
+        import resource
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss/(2**20 if sys.platform == 'darwin' else 2**10)
+    if reset: Path('/proc/self/clear_refs').write_text('5')
+    return int(re.search(r'VmHWM:\s+(\d+)', Path('/proc/self/status').read_text())[1])/2**10
+
 # %% ../nbs/33_runners.ipynb #30c2ab2f
 class Runner:
     "Where a learner runs, and how: for a `with` block"
@@ -58,6 +67,14 @@ class Runner:
     ): # The same
         "Last changes to the learner"
         return learn
+
+    def wait(self): "Return when the device has done all that it was told"
+
+    def peak_memory(self,
+        reset:bool=False # Begin anew?
+    ) -> float: # MB of the device, or of this process where it computes itself
+        "The most memory that was in use since the last reset"
+        return _resident(reset)
 
     def describe(self) -> dict: # JSON can hold it
         "What runs where, for a report"
@@ -188,6 +205,10 @@ class CUDARunner(Runner):
         if self.compile: model.compile(mode=self.compile, dynamic=False)
         return model
 
+    def wait(self): torch.cuda.synchronize(self.device)
+    def peak_memory(self, reset=False):
+        if reset: torch.cuda.reset_peak_memory_stats(self.device)
+        return torch.cuda.max_memory_allocated(self.device)/2**20
     def describe(self):
         chip = torch.cuda.get_device_name(self.device) if torch.cuda.is_available() else None
         return {**super().describe(), 'chip': chip, 'compile': self.compile}
@@ -320,6 +341,8 @@ class DDPRunner(Runner):
         torch.manual_seed(torch.initial_seed() + self.rank)                     # another dropout in each
         return self.one.adjust(learn)
 
+    def wait(self): self.one.wait()
+    def peak_memory(self, reset=False): return self.one.peak_memory(reset)
     def describe(self): return {**self.one.describe(), **super().describe(), 'nodes': self.nodes, 'backend': self.backend}
 
 runners['ddp'] = DDPRunner
