@@ -13,8 +13,8 @@ from tweetnb.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.learner import active_runner, tweet_learner
 from tweetnb.parse import read_tweets
-from tweetnb.runners import (Autocast, CPURunner, Together, bf16_unit, first_failure, free_port, label_weight, launch, runner, torchrun_args,
-                             usable_cores)
+from tweetnb.processes import Together, first_failure, free_port, label_weight, launch, torchrun_args
+from tweetnb.runners import Autocast, CPURunner, bf16_unit, runner, usable_cores
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 
