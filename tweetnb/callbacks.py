@@ -96,7 +96,7 @@ def _sampled(dl, n):
 # %% ../nbs/31_callbacks.ipynb #ad42b3d9
 class EvaluateEvery(Callback):
     "Evaluate several sets every `n` steps"
-    order,run_valid,remove_on_fetch,kept,only_watches = 55,False,True,('history',),True
+    order,run_valid,remove_on_fetch,kept,only_watches = 55,False,True,('rows',),True
     def __init__(self,
         n:int, # Steps between evaluations
         sets:dict|None=None, # name → loader or labelled table; a sample of the training set and the validation set where `None`
@@ -105,7 +105,7 @@ class EvaluateEvery(Callback):
         csv=None # A file to keep the history in, written whole after each evaluation
     ):
         if n < 1: raise TweetnbError(f'n={n} steps between evaluations make no sense', remedy='Take 1 or more.')
-        self.n,self.sets,self.sample,self.evaluations,self.csv,self.history = n,sets,sample,metrics,csv,[]
+        self.n,self.sets,self.sample,self.evaluations,self.csv,self.rows = n,sets,sample,metrics,csv,[]
 
     def before_fit(self):
         self.run = not any(hasattr(self.learn, o) for o in ('lr_finder', 'gather_preds'))
@@ -118,14 +118,14 @@ class EvaluateEvery(Callback):
         if self.train_iter % self.n: return
         for name,dl in self.loaders.items():
             at = dict(step=self.train_iter, epoch=round(self.epoch + (self.iter + 1)/self.n_iter, 4), set=name)
-            self.history.append({**at, **evaluate(self.learn, dl, self.evaluations)})
-        if self.csv and self.history:
+            self.rows.append({**at, **evaluate(self.learn, dl, self.evaluations)})
+        if self.csv and self.rows:
             with atomic_path(self.csv) as tmp: self.table.to_csv(tmp, index=False)
 
     @property
     def table(self): # `step`, `epoch`, `set`, `loss` and the metrics
         "All evaluations so far, a row each"
-        return pd.DataFrame(self.history)
+        return pd.DataFrame(self.rows)
 
 # %% ../nbs/31_callbacks.ipynb #7a913e4b
 def plot_evaluations(

@@ -77,6 +77,8 @@ def _schedule(learn):
     points = {k: [np.asarray(f(t), dtype=float).tolist() for t in np.linspace(0, 1, 11)] for k,f in scheds.items()}
     return points if 'lr' in points else {**points, 'lr': [float(h['lr']) for h in learn.opt.hypers]}
 
+def _opt_name(opt): return ', '.join([type(opt).__name__, *(getattr(o, '__name__', str(o)) for o in getattr(opt, 'cbs', ()))])
+
 # %% ../nbs/31_checkpoint.ipynb #6dbd9f58
 def run_description(
     learn:Learner # About to train
@@ -87,7 +89,7 @@ def run_description(
     trained = ''.join(k for k,p in model.named_parameters() if p.requires_grad)
     d = dict(data=_data(learn.dls.train, learn.dls.valid),
              model={**getattr(model, 'config', {}), 'class': type(model).__name__, 'weights': fingerprint(weights), 'trained': fingerprint(trained)},
-             training={'epochs': learn.n_epoch, 'optimiser': type(opt).__name__, 'loss': str(learn.loss_func), 'schedule': _schedule(learn)})
+             training={'epochs': learn.n_epoch, 'optimiser': _opt_name(opt), 'loss': str(learn.loss_func), 'schedule': _schedule(learn)})
     return json.loads(json.dumps(d, default=str))
 
 def differences(
