@@ -13,7 +13,7 @@ from tweetnb.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.learner import active_runner, tweet_learner
 from tweetnb.parse import read_tweets
-from tweetnb.processes import Together, first_failure, free_port, label_weight, launch, torchrun_args
+from tweetnb.processes import Together, first_failure, free_port, label_weight, launch, launch_cli, torchrun_args
 from tweetnb.runners import Autocast, CPURunner, bf16_unit, runner, usable_cores
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
@@ -77,6 +77,7 @@ def experiments():
 
 if __name__ == '__main__':
     what,out = sys.argv[1],sys.argv[2]
+    with runner('auto', 'fp32', threads=1): pass                  # a runner can be entered more than once
     with runner('auto', 'fp32', threads=1) as r:
         if what == 'experiments':
             res,weights = experiments()
@@ -276,6 +277,15 @@ def test_the_one_to_blame(tmp_path):
 def test_threads_and_environment_of_children(tmp_path, capfd):
     launch("import os, sys\nprint(os.environ['USE_TORCH_XLA'], os.environ['TWEETNB_RUNNER'], os.environ['WORLD_SIZE'], *sys.argv[1:])", 'a', 7, processes=1)
     assert capfd.readouterr().out.split() == ['0', 'ddp', '1', 'a', '7']
+
+def test_the_command_line_in_several_processes(monkeypatch, capfd):
+    launch_cli(['--version', '--processes', '2'], processes=1)
+    assert capfd.readouterr().out.startswith('tweetnb')
+    seen = []
+    monkeypatch.setattr('tweetnb.processes.launch', lambda *args, **kw: seen.append((args[1:], kw)))
+    for argv in (['train', 'x.csv', '--processes', '2', '--bs', '8'], ['--processes=12', 'train', 'x.csv', '--bs', 8]):
+        launch_cli(argv, processes=3)
+    assert seen == [(('train', 'x.csv', '--bs', '8'), dict(processes=3))]*2
 
 # --- a GPU, where there is one
 

@@ -106,7 +106,8 @@ class TweetDL(TfmdDL):
     ):
         if not isinstance(dataset, TweetDataset): dataset = _from_datasets(dataset)
         if (stratify or balance) and dataset.y is None: raise TweetnbError('tweets without labels cannot be stratified or balanced')
-        self.settings = dict(widths=widths, stratify=stratify, balance=balance, last=last, seed=seed, rank=rank, world=world, gathered=gathered)
+        self.settings = dict(widths=widths, stratify=stratify, balance=balance, last=last, seed=seed, rank=rank, world=world,
+                             gathered=gathered)
         if gathered and not shuffle and len(dataset) < world: last = 'fill'                    # something to do for every process
         super().__init__(dataset, bs=bs, shuffle=shuffle, drop_last=drop_last, device=device, **{**kwargs, 'num_workers': 0})
         balance = balance and shuffle

@@ -79,7 +79,8 @@ def compare_hardware(
         try: run = runner(**how); run.start(); run.stop()
         except TweetnbError as e: rows[label] = dict(skipped=str(e)); continue
         rows[label] = measure(make, run, **kwargs)
-    columns = ['device', 'precision', 'processes', 'first_step_s', 'warm_up_s', 'tweets_per_s', 'epoch_s', 'input_share', 'peak_memory_mb', 'accuracy', 'skipped']
+    columns = ['device', 'precision', 'processes', 'first_step_s', 'warm_up_s', 'tweets_per_s', 'epoch_s', 'input_share',
+               'peak_memory_mb', 'accuracy', 'skipped']
     res = pd.DataFrame.from_dict(rows, orient='index').reindex(columns=columns)
     res.index.name = 'runner'
     return res

@@ -63,7 +63,8 @@ class Together(Callback):
         for t in tensors: dist.broadcast(t.detach(), 0)
     def before_fit(self):
         if hasattr(self.learn, 'lr_finder'):
-            raise TweetnbError('the learning-rate finder runs in one process', remedy='Its rate holds for several as well: they take the same steps.')
+            raise TweetnbError('the learning-rate finder runs in one process',
+                               remedy='Its rate holds for several as well: they take the same steps.')
     def before_train(self): self.weight = 0.; self.share(self.model.state_dict().values())
     def before_validate(self): self.share(self.model.buffers())
     def after_loss(self):
@@ -115,7 +116,8 @@ class DDPRunner(Runner):
     ):
         env = os.environ
         if 'RANK' not in env or 'WORLD_SIZE' not in env:
-            raise TweetnbError('this is not one of several processes', remedy='Start it with `launch`, `tweetnb … --processes 2`, or torchrun.')
+            raise TweetnbError('this is not one of several processes',
+                               remedy='Start it with `launch`, `tweetnb … --processes 2`, or torchrun.')
         self.rank,self.world,self.timeout = int(env['RANK']),int(env['WORLD_SIZE']),timedelta(seconds=timeout)
         cuda = torch.cuda.is_available()
         self.one = CUDARunner(precision, index=int(env.get('LOCAL_RANK', 0)), **kwargs) if cuda else CPURunner(precision, **kwargs)
@@ -189,7 +191,8 @@ def _script(what, args, folder):
     if isinstance(what, (list, tuple)): return [*map(str, what), *args]
     if callable(what):
         if what.__module__ == '__main__' or '<' in what.__qualname__:
-            raise TweetnbError(f'the processes cannot import {what.__qualname__}', remedy='Put it into a file, or hand the text of a script to `launch`.')
+            raise TweetnbError(f'the processes cannot import {what.__qualname__}',
+                               remedy='Put it into a file, or hand the text of a script to `launch`.')
         what = f'from {what.__module__} import {what.__qualname__} as main\nimport sys\nmain(*sys.argv[1:])'
     if '\n' in str(what):
         path = Path(folder)/'script.py'
@@ -206,14 +209,17 @@ def torchrun_args(
 ) -> list: # The command line of torchrun, without the script
     "How processes are started and find each other; raises `TweetnbError` where they could not"
     if processes < 1 or not 0 <= node_rank < nodes:
-        raise TweetnbError(f'processes={processes}, nodes={nodes}, node_rank={node_rank} do not fit', remedy='processes ≥ 1, 0 ≤ node_rank < nodes.')
+        raise TweetnbError(f'processes={processes}, nodes={nodes}, node_rank={node_rank} do not fit',
+                           remedy='processes ≥ 1, 0 ≤ node_rank < nodes.')
     if nodes > 1 and not re.fullmatch(r'.+:\d+', master or ''):
-        raise TweetnbError(f'master={master!r} does not say where the first machine is', remedy="Give every machine the same 'host:port' of it.")
+        raise TweetnbError(f'master={master!r} does not say where the first machine is',
+                           remedy="Give every machine the same 'host:port' of it.")
     host,port = master.rsplit(':', 1) if master else ('127.0.0.1', str(free_port()))
     shown = 0 if node_rank == 0 else -1                                         # the local process whose output is shown
     quiet = ','.join(f'{i}:3' for i in range(processes) if i != shown)
+    streams = [*(['--redirects', quiet] if quiet else []), *(['--tee', '0:2'] if shown == 0 else [])]
     return ['--nnodes', str(nodes), '--node-rank', str(node_rank), '--nproc-per-node', str(processes), '--master-addr', host,
-            '--master-port', port, '--log-dir', str(log_dir), *(['--redirects', quiet] if quiet else []), *(['--tee', '0:2'] if shown == 0 else [])]
+            '--master-port', port, '--log-dir', str(log_dir), *streams]
 
 def free_port() -> int: # Not in use at this moment
     "A port for processes to meet"
@@ -270,5 +276,13 @@ def launch_cli(
     **kwargs # Further parameters of `launch`
 ):
     "Run a command of `tweetnb` in several processes"
-    argv = re.sub(r'(^|\0)--processes(=|\0)\d+', '', '\0'.join(map(str, argv))).split('\0')
-    launch('from tweetnb.cli import main\nmain()', *argv, processes=processes, **kwargs)
+    launch('from tweetnb.cli import main\nmain()', *_without(argv, '--processes'), processes=processes, **kwargs)
+
+def _without(argv, option):
+    "A command line without an option and its value"
+    argv,out = [*map(str, argv)],[]
+    while argv:
+        o = argv.pop(0)
+        if o == option: argv = argv[1:]
+        elif not o.startswith(f'{option}='): out.append(o)
+    return out

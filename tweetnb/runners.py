@@ -63,18 +63,6 @@ class Runner:
         "Last changes to the learner"
         return learn
 
-    def wait(self): "Return when the device has done all that it was told"
-
-    def peak_memory(self,
-        reset:bool=False # Begin anew?
-    ) -> float: # MB of the device, or of this process where it computes itself
-        "The most memory that was in use since the last reset"
-        return _resident(reset)
-
-    def describe(self) -> dict: # JSON can hold it
-        "What runs where, for a report"
-        return dict(runner=self.name, device=str(self.device), precision=self.precision, processes=self.world)
-
     def __enter__(self):
         self.start()
         _runners.append(self)
@@ -84,7 +72,26 @@ class Runner:
         _runners.remove(self)
         self.stop()
 
-    def __repr__(self): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k,v in self.describe().items())})"
+# %% ../nbs/33_runners.ipynb #de668ea1
+from fastcore.basics import patch
+
+@patch
+def describe(self:Runner) -> dict: # JSON can hold it
+    "What runs where, for a report"
+    return dict(runner=self.name, device=str(self.device), precision=self.precision, processes=self.world)
+
+@patch
+def __repr__(self:Runner): return f"{type(self).__name__}({', '.join(f'{k}={v}' for k,v in self.describe().items())})"
+
+@patch
+def wait(self:Runner): "Return when the device has done all that it was told"
+
+@patch
+def peak_memory(self:Runner,
+    reset:bool=False # Begin anew?
+) -> float: # MB of the device, or of this process where it computes itself
+    "The most memory that was in use since the last reset"
+    return _resident(reset)
 
 # %% ../nbs/33_runners.ipynb #125f1a12
 runners = {} # name → class
