@@ -8,7 +8,7 @@ __all__ = ['app', 'say', 'File', 'Folder', 'TextColumn', 'LabelColumn', 'Format'
            'main']
 
 # %% ../nbs/51_cli.ipynb #2abb2bed
-import json, shutil, sys, time, traceback
+import json, os, shutil, sys, time, traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +24,7 @@ from .core import TweetnbError, atomic_path, progress, sample_path
 app = typer.Typer(add_completion=False, no_args_is_help=True, pretty_exceptions_enable=False, context_settings=dict(help_option_names=['-h', '--help']),
     help='From a file of tweets to a compared, explained and shippable classifier.\n\nNew here? Start with: tweetnb demo')
 say = Console(highlight=False, soft_wrap=True, force_jupyter=False)
+_args = []                                            # what `main` was called with
 
 # %% ../nbs/51_cli.ipynb #b16675d2
 def _version(wanted:bool):
@@ -104,15 +105,20 @@ def train(
     seed:Annotated[int, typer.Option('--seed', help='The same seed gives the same figures on a CPU.')] = 42,
     top_labels:Annotated[int|None, typer.Option('--top-labels', min=2, help='Keep only tweets with one of the commonest labels; how many labels.')] = None,
     baseline:Annotated[bool, typer.Option(help='Train the linear baseline as well, to compare.')] = True,
+    checkpoints:Annotated[Path|None, typer.Option('--checkpoints', help='Folder for the state of the training; where there is one of the same run, it goes on from there.')] = None,
+    where:Annotated[str|None, typer.Option('--runner', help='Where to train: auto, cpu, cuda, ddp or xla; on the processor where not given.')] = None,
+    precision:Annotated[str, typer.Option('--precision', help='fp32, bf16, fp16, or auto for what is fastest there.')] = 'fp32',
+    processes:Annotated[int, typer.Option('--processes', min=1, help='Share every batch between so many processes on this machine.')] = 1,
     text:TextColumn = None, label:LabelColumn = None, format:Format = None, limit:Limit = None):
     "Train a classifier on labelled tweets, beside a linear baseline, and save it as a bundle."
+    if processes > 1: return _launch(processes)
     from tweetnb.parse import read_tweets
     df = read_tweets(file, text=text, label=label or True, format=format, limit=limit)
     _say_read(df)
     if top_labels: df = _commonest(df, top_labels)
     from tweetnb.setup import setup_for
     asked = dict(epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, cleaner=cleaner, max_len=max_len, params=_given(n_hidden=hidden, n_emb=emb))
-    train_table(df, out, setup_for(model, **_given(**asked)), valid, seed, baseline)
+    with _place(where, precision): train_table(df, out, setup_for(model, **_given(**asked)), valid, seed, baseline, checkpoints=checkpoints)
     say.print(f"Saved to [bold]{_plain(str(out))}[/bold]. Next:\n  tweetnb evaluate {_plain(str(out))} LABELLED_FILE\n  tweetnb predict {_plain(str(out))} FILE --out predictions.csv")
 
 # %% ../nbs/51_cli.ipynb #f67e241d
@@ -125,7 +131,7 @@ def train_table(
     valid:float=0.1, # Share held out
     seed:int=42, # Of everything
     baseline:bool=True, # The linear baseline as well?
-    cbs=() # More callbacks
+    checkpoints=None # Folder to keep the state of the training in
 ):
     "Split, train, score beside the baseline, save; tells each step, returns the learner"
     from tweetnb.block import trained_labels
@@ -141,8 +147,13 @@ def train_table(
     dls = setup.loaders(df, seed)
     learn = setup.learner(dls, seed)
     say.print(f'Training {setup.model}: {count_parameters(learn.model):,} parameters, a vocabulary of {len(dls.tokenizer):,}.')
+    cbs = []
+    if checkpoints:
+        from tweetnb.checkpoint import Checkpoint
+        cbs = [Checkpoint(checkpoints)]
     took = time.time(); fit(setup, learn, cbs); took = time.time() - took
     scores = learn.scores()
+    if say.quiet: return learn                        # one of several processes, and not the first
     rows = [('always ' + repr(str(train_df['label'].mode()[0])), majority_score(train_df['label'], valid_df['label']), float('nan'), float('nan'))]
     if baseline: rows.append(_baseline_row(df, valid_df, setup.cleaner, seed))
     rows.append((setup.model, scores.accuracy, scores.macro_f1, took))
@@ -184,6 +195,20 @@ def fit(
             shown = zip(self.recorder.metric_names[1:-1], self.recorder.log[1:-1])
             say.print(f"  epoch {self.epoch+1}   " + '   '.join(f"{n.replace('_', ' ')} {v:.3f}" for n,v in shown) + f'   {self.recorder.log[-1]}')
     with learn.no_logging(), learn.no_bar() if hasattr(learn, 'progress') else learn.no_logging(): setup.fit(learn, [Lines(), *cbs])
+
+# %% ../nbs/51_cli.ipynb #a8009469
+def _launch(processes):
+    from tweetnb.processes import launch_cli
+    return launch_cli(_args, processes)
+
+def _place(where, precision):
+    "The runner that was asked for, as a context"
+    from contextlib import nullcontext
+    if where is None and 'TORCHELASTIC_RUN_ID' not in os.environ: return nullcontext()
+    from tweetnb.runners import runner
+    run = runner(where or 'auto', precision=precision)
+    say.quiet = int(os.environ.get('RANK', 0)) > 0
+    return run
 
 # %% ../nbs/51_cli.ipynb #32eb1982
 def _commonest(df, n):
@@ -420,6 +445,7 @@ def main(
 ):
     "Run the command line; the console script `tweetnb`"
     args = sys.argv[1:] if args is None else list(args)
+    _args[:] = args
     debug = '--debug' in args
     try: app(args=[o for o in args if o != '--debug'], prog_name='tweetnb', standalone_mode=True)
     except TweetnbError as e: _die(str(e), debug)
