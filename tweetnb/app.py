@@ -17,6 +17,7 @@ import emoji
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from .bundle import load_bundle
@@ -69,6 +70,7 @@ def bars(
 ) -> str: # HTML, everything escaped
     "Probabilities as bars, the largest first"
     ranked = sorted(probs.items(), key=lambda o: -o[1])
+    most = len(ranked) if len(ranked) == most+1 else most
     rows = ''.join(f'<div class="tw-row"><span>{_name(o)}</span><span class="tw-bar"><i style="width:{p:.1%}"></i></span><span>{p:.0%}</span></div>' for o,p in ranked[:most])
     rest = f'<div class="tw-rest">{len(ranked)-most} more share {sum(p for _,p in ranked[most:]):.0%}</div>' if len(ranked) > most else ''
     return f'<div class="tw-bars">{rows}{rest}</div>'
@@ -83,7 +85,7 @@ _style = '''<style>
 .tw-grid{display:grid;grid-template-columns:repeat(auto-fit,minmax(min(15rem,100%),1fr));gap:.6rem 1.6rem}
 .tw-grid h4{margin:0;padding:0;font-size:.85rem;font-weight:400;opacity:.75;overflow-wrap:anywhere}
 .tw-answer{font-size:1.25rem;font-weight:600;overflow-wrap:anywhere}
-.tw-row{display:grid;grid-template-columns:minmax(5rem,38%) 1fr 2.8rem;gap:.6rem;align-items:center;font-size:.9rem;overflow-wrap:anywhere}
+.tw-row{display:grid;grid-template-columns:minmax(5rem,48%) 1fr 2.8rem;gap:.6rem;align-items:center;font-size:.9rem;overflow-wrap:anywhere}
 .tw-row span:last-child{text-align:right;font-variant-numeric:tabular-nums}
 .tw-bar{height:.55rem;border-radius:.3rem;background:rgba(128,128,128,.25);overflow:hidden}
 .tw-bar i{display:block;height:100%;background:#3b82f6;border-radius:.3rem}
@@ -141,9 +143,16 @@ def _copy(source, path, most, name):
 def _check_parquet(path, most, name):
     "Refuse a file whose columns unpack to too much; a broken one is told of when it is read"
     with suppress(pa.ArrowException, OSError):
-        meta = pq.ParquetFile(path).metadata
-        size = sum(meta.row_group(i).total_byte_size for i in range(meta.num_row_groups))
-        if size > most: raise _too_much(name, most)
+        fields,size = pq.read_schema(path),0
+        file = pq.ParquetFile(path, read_dictionary=[o.name for o in fields if pa.types.is_string(o.type) or pa.types.is_large_string(o.type)])
+        for batch in file.iter_batches(50_000):
+            size += sum(_length(o) for o in batch.columns)
+            if size > most: raise _too_much(name, most)
+
+def _length(column):
+    "Bytes of a column; a repeated value counts each time, though a dictionary holds it once"
+    if not pa.types.is_dictionary(column.type): return column.nbytes
+    return pc.sum(pc.binary_length(column.dictionary).cast('int64').take(column.indices)).as_py() or 0
 
 # %% ../nbs/52_app.ipynb #42df96a7
 def label_table(
@@ -298,8 +307,8 @@ def _result(st, done):
     st.html(f'<div class="tw-card"><div class="tw-grid">{cells}</div></div>')
     first = [o for o in table.columns if o not in done['df']] + ['text']
     st.dataframe(table[first + [o for o in table.columns if o not in first]].head(1000), hide_index=True)
-    if len(table) > 1000: st.caption('The first 1,000 are shown; the download has all.')
-    st.download_button('Download as CSV', table.to_csv(index=False).encode(), 'predictions.csv', 'text/csv', on_click='ignore')
+    if len(table) > 1000: st.caption('The first 1,000 are shown; the saved table has all.')
+    st.download_button('Save the table', table.to_csv(index=False).encode(), 'predictions.csv', 'text/csv', on_click='ignore')
 
 # %% ../nbs/52_app.ipynb #4a1c38e4
 def _card_tab(st, bundles):
