@@ -205,7 +205,7 @@ class CUDARunner(Runner):
 
     def prepare(self, model):
         model = super().prepare(model)
-        if self.compile: model.compile(mode=self.compile, dynamic=False)
+        if self.compile: model.forward = torch.compile(model.forward, mode=self.compile)          # hooks stay outside
         return model
 
     def wait(self): torch.cuda.synchronize(self.device)
