@@ -126,9 +126,36 @@ def test_submission_is_checked(demo, tmp_path):
     assert 'two' in predict(write(tmp_path/'e.csv', 'id\n1\n')).stderr
 
 
+def test_compare_resumes(tmp_path):
+    args = 'compare', sample_path('tweets.csv'), '--models', 'tfidf,ngram', '--seeds', 2, '--epochs', 1, '--out', tmp_path/'c'
+    first = tweetnb(*args).stdout
+    table = pd.read_csv(tmp_path/'c'/'leaderboard.csv', index_col='model')
+    assert set(table.index) == {'tfidf', 'ngram'} and (table['runs'] == 2).all() and (tmp_path/'c'/'leaderboard.png').stat().st_size > 5000
+    runs = {o: o.stat().st_mtime_ns for o in (tmp_path/'c'/'runs').iterdir()}
+    assert len(runs) == 8 and tweetnb(*args).stdout.splitlines()[-6:] == first.splitlines()[-6:]
+    assert {o: o.stat().st_mtime_ns for o in (tmp_path/'c'/'runs').iterdir()} == runs           # nothing was run again
+
+
+def test_recipe(tmp_path):
+    assert '0.000325' in tweetnb('recipe', 'celebrity', '--show', '--set', 'lr=3.25e-4').stdout
+    tweetnb('recipe', 'celebrity', '--sample', '--set', 'epochs=1', '--out', tmp_path/'run')
+    assert {'recipe.toml', 'predictions.csv', 'bundle'} <= {o.name for o in (tmp_path/'run').iterdir()}
+    assert 'epochs' in tweetnb('recipe', tmp_path/'run'/'recipe.toml', '--show').stdout
+    assert 'Error: ' in tweetnb('recipe', 'poetry', ok=False).stderr
+
+
+def test_two_processes_and_checkpoints(demo, tmp_path):
+    "The second run finds a finished one and gives the same bundle"
+    args = ['train', sample_path('tweets.csv'), '--epochs', 1, '--hidden', 8, '--emb', 8, '--no-baseline', '--processes', 2, '--checkpoints', tmp_path/'state']
+    outs = [tweetnb(*args, '--out', tmp_path/o).stdout for o in 'ab']
+    assert outs[0].count('Saved to') == 1 and outs[0].count('epoch 1') == 1                      # one of the processes speaks
+    a,b = [(tmp_path/o/'model.safetensors').read_bytes() for o in 'ab']
+    assert a == b
+
+
 def test_help_and_usage():
     out = tweetnb('--help').stdout
-    for command in 'train', 'evaluate', 'predict', 'audit', 'demo': assert command in out
+    for command in 'train', 'evaluate', 'predict', 'audit', 'convert', 'compare', 'recipe', 'export', 'app', 'serve', 'demo': assert command in out
     assert tweetnb('train', ok=False).returncode == 2
     assert tweetnb('fly', ok=False).returncode == 2
     assert tweetnb('--version').stdout.startswith('tweetnb ')

@@ -284,13 +284,20 @@ def after_epoch(self:Checkpoint):
     self._note_best()
     self.save(done=self.epoch+1 == self.n_epoch, epoch=self.epoch+1)
 
+def _agreed(x):
+    "What the first process found: another may look when that one has written already"
+    if not _several(): return x
+    found = [x]
+    dist.broadcast_object_list(found, 0)
+    return found[0]
+
 # %% ../nbs/31_checkpoint.ipynb #82353d32
 @patch
 def _start(self:Checkpoint):
     "Look into the folder; the epoch to begin with"
     if self.done: self.fits += 1                                 # or the last `fit` was interrupted, and this one continues it
     self.done,self.finished,self.batch,self.noted,self.saved_at = False,False,0,0,time.monotonic()
-    self.run_is,last = run_description(self.learn),_newest(self.folder)
+    self.run_is,last = run_description(self.learn),_agreed(_newest(self.folder))
     state = _read(last, 'state.json', _json) if last else None
     if state: self.n,self.best = state['n'],state['best']
     if not state or state['fit'] < self.fits: self._check_space(); self.save(epoch=0); return 0
