@@ -1,0 +1,15 @@
+"The site is built offline from the notebooks as they stand; broken links and warnings fail it"
+import importlib.util, subprocess, sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+@pytest.mark.skipif(importlib.util.find_spec('myst_nb') is None, reason="needs the development requirements: pip install 'tweetnb[dev]'")
+def test_site():
+    res = subprocess.run([sys.executable, 'tools/docs.py'], cwd=ROOT, capture_output=True, text=True, timeout=600)
+    assert res.returncode == 0, (res.stdout + res.stderr)[-3000:]
+    names = next((ROOT/'_docs').glob('api*.html')).read_text(encoding='utf-8')
+    for name in 'tweet_learner', 'TweetDataLoaders', 'Checkpoint', 'compare', 'load_bundle', 'XLARunner': assert name in names, name
+    assert (ROOT/'_docs'/'search.html').is_file() and (ROOT/'_docs'/'index.html').stat().st_size > 10_000
