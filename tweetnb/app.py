@@ -259,12 +259,13 @@ def _why(st, bundles, texts):
 # %% ../nbs/52_app.ipynb #69a3022a
 def _file_tab(st, bundles, max_chars, max_rows):
     "Hand in a file"
+    size = st.get_option('server.maxUploadSize')
     with st.form('file', border=False):
-        upload = st.file_uploader('A file of tweets: CSV, TSV, JSONL, Parquet or text, also as .gz', type=[*(o[1:] for o in kinds), 'gz'])
+        upload = st.file_uploader(f'A file of tweets, up to {size} MB: CSV, TSV, JSONL, Parquet or text, also as .gz', type=[*(o[1:] for o in kinds), 'gz'])
         column = st.text_input('Name of the text column', placeholder='found by itself', max_chars=200)
         go = st.form_submit_button('Classify the file', type='primary')
     state = st.session_state
-    if go and upload is None: st.info('Choose a file first.')
+    if go and upload is None: st.info(f'Choose a file of at most {size} MB first.')
     if go and upload is not None:
         state.pop('done', None)
         try: state['done'] = _start(upload, column, bundles, max_chars, max_rows)

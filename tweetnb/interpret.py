@@ -154,9 +154,11 @@ def _evaluation(model):
     "Evaluation mode for a while, without the cuDNN kernels, which have no gradient there"
     was = model.training
     model.eval()
-    try:
-        with torch.backends.cudnn.flags(enabled=False): yield
-    finally: model.train(was)
+    kernels,torch.backends.cudnn.enabled = torch.backends.cudnn.enabled,False
+    try: yield
+    finally:
+        torch.backends.cudnn.enabled = kernels
+        model.train(was)
 
 def _empty(tokenizer, ids, lengths):
     "The tweets without content; what the tokenizer puts before and after each stays"
