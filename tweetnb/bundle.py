@@ -18,7 +18,7 @@ from fastcore.basics import patch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from . import bert, ngram                     # their models get their names
+from . import bert, ngram, subword            # their models get their names
 from .audit import audit
 from .batches import BucketSampler, pad_rows
 from .card import card_markdown, score_intervals
@@ -98,6 +98,7 @@ def save_bundle(self:Learner,
     with atomic_path(folder, folder=True) as tmp:
         save_file({k: v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}, tmp/'model.safetensors')
         ds.tokenizer.save(tmp)
+        shutil.copymode(tmp/'tokenizer.json', tmp/'model.safetensors')           # which safetensors makes unreadable for others
         meta = dict(format=bundle_format, model=self.model.config, labels=ds.labels, cleaner=ds.cleaner.to_dict(), max_len=ds.max_len,
                     widths=self.dls.train.settings['widths'], **_figures(scores), data=_data(self, table),
                     hardware=_hardware(next(self.model.parameters()).device), **info, made=time.strftime('%Y-%m-%d %H:%M:%S'), versions=versions())
@@ -121,7 +122,7 @@ def seal(
     if not (folder/'README.md').exists(): (folder/'README.md').write_text(card_markdown(info, name), encoding='utf-8')
 
 # %% ../nbs/42_bundle.ipynb #44a0487e
-_known = {'model.safetensors', 'tokenizer.json', 'model.onnx', 'model.int8.onnx', 'bundle.json', 'README.md', '.gitattributes'}
+_known = {'model.safetensors', 'tokenizer.json', 'tweet_tokenizer.json', 'model.onnx', 'model.int8.onnx', 'bundle.json', 'README.md', '.gitattributes'}
 
 def _digest(info): return fingerprint(json.dumps({k: v for k,v in info.items() if k != 'seal'}, sort_keys=True))
 
