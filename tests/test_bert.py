@@ -224,6 +224,15 @@ def test_missing_model_is_told_at_once(env):
     assert 'hf download bert-base-multilingual-cased config.json model.safetensors' in message and "'./bert-base-multilingual-cased'" in message
 
 
+@pytest.mark.parametrize('env', [dict(HF_HUB_OFFLINE='1'), dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')])
+def test_missing_tokenizer_is_told_at_once(env):
+    said = python("import time, transformers; from tweetnb.tokens import TweetTokenizer; from tweetnb.core import TweetnbError\nt = time.time()\n"
+                  "try: TweetTokenizer.pretrained('bert-base-multilingual-cased')\nexcept TweetnbError as e: print(round(time.time() - t, 1), str(e), sep='|')", **env)
+    seconds, message = said.strip().split('|')
+    assert float(seconds) < 20 and '\n' not in message
+    assert 'hf download bert-base-multilingual-cased config.json model.safetensors tokenizer.json' in message
+
+
 def test_folders_that_hold_no_model(tmp_path):
     with pytest.raises(TweetnbError, match='no such folder'): load_encoder(tmp_path/'none')
     with pytest.raises(TweetnbError, match='config.json'): load_encoder(tmp_path)
@@ -252,6 +261,28 @@ def test_weights_come_from_the_folder_and_the_vocabulary_grows(tmp_path):
     assert len(words) == 103 and torch.equal(words[:100], made.encoder.embeddings.word_embeddings.weight)
     assert model.config['encoder']['vocab_size'] == 103 and str(tmp_path) not in json.dumps(model.config) and model.training
     create_model(**model.config).load_state_dict(model.state_dict())
+
+
+# --- layer by layer ---
+
+def test_gradual_unfreezing():
+    "Only the groups that are free learn, from the head down, and each at its own rate"
+    model = create_model('bert', 100, 3, encoder=STILL, head='mean')
+    batches = [(*some(8, 8), torch.randint(0, 3, (8,))) for _ in range(3)]
+    dls = DataLoaders(batches, batches); dls.n_inp = 2
+    learn = Learner(dls, model, CrossEntropyLossFlat(), splitter=bert_splitter, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), train_bn=False)
+    groups = bert_splitter(model)
+    def moved(lr):
+        before = [[p.detach().clone() for p in g] for g in groups]
+        with learn.no_bar(), learn.no_logging(): learn.fit(1, lr=lr)
+        return [any(not torch.equal(p, q) for p, q in zip(*o)) for o in zip(groups, before)]
+    n = len(groups)
+    for free in range(1, n):
+        learn.freeze_to(-free)
+        assert moved(1e-3) == [i >= n - free for i in range(n)]
+    learn.unfreeze()
+    assert moved(layer_lrs(model, 1e-3, decay=.5, head=1e-2)) == [True]*n
+    assert [h['lr'] for h in learn.opt.hypers] == pytest.approx(layer_lrs(model, 1e-3, decay=.5, head=1e-2))
 
 
 # --- memory ---
