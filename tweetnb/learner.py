@@ -21,7 +21,7 @@ from fastcore.basics import listify, patch
 from safetensors.torch import load_file
 from torch import nn
 
-from . import ngram                           # its model gets its name
+from . import ngram, subword                  # their models get their names
 from .bert import BertClassifier, bert_splitter
 from .block import TweetDataLoaders
 from .core import TweetnbError, sample_path, seed_everything

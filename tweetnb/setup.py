@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from functools import partial
 
 import pandas as pd
+import torch
 from fastai.callback.tracker import EarlyStoppingCallback
 from fastai.callback.training import GradientClip
 from fastcore.basics import patch
@@ -39,7 +40,7 @@ class Setup:
     vocab:int = 30_000 # Tokens at most
     min_freq:int = 2 # Tokens seen less often in training are unknown
     max_len:int = 128 # Longer tweets are cut to this many tokens
-    vectors:str|None = None # A file of GloVe or word2vec to start the embedding with
+    vectors:str|list|None = None # A file of GloVe or word2vec to start the embedding with; of several, the features are put beside each other
     pretrained:str|None = None # Folder of a bundle, or folder or name of a Hugging Face encoder
     epochs:int = 3 # Times over the training tweets
     lr:float = 5e-3 # Largest learning rate
@@ -54,6 +55,7 @@ class Setup:
 _usual = {
     'tfidf': dict(epochs=1),
     'ngram': dict(lr=1e-2, epochs=5),
+    'subword': dict(tokens='wordpiece', vocab=12_000, epochs=4),
     'gru_attention': dict(params=dict(n_emb=128, n_hidden=128, n_last=64), lr=3e-3),     # the published sizes take hours on a CPU
     'stacked_birnn': dict(lr=2e-3, clip=3.), 'rnn': dict(lr=2e-3, clip=3.),              # without gates, gradients explode
     'bert': dict(tokens='pretrained', lr=5e-5, head_lr=5e-4, bs=32, epochs=2)}
@@ -121,7 +123,8 @@ def learner(self:Setup,
 ):
     "A learner with this model, its vectors or its pretrained weights"
     params = dict(self.params)
-    if self.vectors: params['vectors'] = embedding_matrix(self.vectors, dls.tokenizer.vocab, seed=seed)[0]
+    files = [self.vectors] if isinstance(self.vectors, str) else self.vectors or []
+    if files: params['vectors'] = torch.cat([embedding_matrix(o, dls.tokenizer.vocab, seed=seed)[0] for o in files], dim=1)
     return tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=self.lr, **kwargs, **params)
 
 # %% ../nbs/38_setup.ipynb #d81768a4
