@@ -8,7 +8,7 @@ __all__ = ['Setup', 'setup_for', 'Trained']
 # %% ../nbs/38_setup.ipynb #886436e7
 import json, time
 from dataclasses import asdict, dataclass, field, fields, replace
-from functools import partial
+from pathlib import Path
 
 import pandas as pd
 import torch
@@ -19,7 +19,7 @@ from fastcore.basics import patch
 from .bert import BertClassifier, layer_lrs
 from .block import TweetDataLoaders
 from .clean import Cleaner
-from .core import TweetnbError, sample_path, seed_everything
+from .core import TweetnbError, data_path, sample_path, seed_everything
 from .learner import tweet_learner
 from .linear import LinearClassifier
 from .metrics import Scores
@@ -40,7 +40,7 @@ class Setup:
     vocab:int = 30_000 # Tokens at most
     min_freq:int = 2 # Tokens seen less often in training are unknown
     max_len:int = 128 # Longer tweets are cut to this many tokens
-    vectors:str|list|None = None # A file of GloVe or word2vec to start the embedding with; of several, the features are put beside each other
+    vectors:str|list|None = None # GloVe or word2vec to start the embedding with, also a path below `TWEETNB_DATA`; several are joined
     pretrained:str|None = None # Folder of a bundle, or folder or name of a Hugging Face encoder
     epochs:int = 3 # Times over the training tweets
     lr:float = 5e-3 # Largest learning rate
@@ -124,6 +124,7 @@ def learner(self:Setup,
     "A learner with this model, its vectors or its pretrained weights"
     params = dict(self.params)
     files = [self.vectors] if isinstance(self.vectors, str) else self.vectors or []
+    files = [o if Path(o).exists() else data_path(o) for o in files]
     if files: params['vectors'] = torch.cat([embedding_matrix(o, dls.tokenizer.vocab, seed=seed)[0] for o in files], dim=1)
     return tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=self.lr, **kwargs, **params)
 
