@@ -148,10 +148,14 @@ def load_bundle(
     info = _read_info(folder)
     try:
         _check_files(folder, info)
+        _check_lengths(info)
         model,tokenizer,cleaner = create_model(**info['model']), TweetTokenizer.load(folder), Cleaner.from_dict(info['cleaner'])
         if len(info['labels']) != info['model']['n_labels'] or len(tokenizer) != info['model']['n_vocab']:
             raise TweetnbError(f"{len(info['labels'])} labels and {len(tokenizer)} tokens do not fit the model", path=folder, remedy=_again)
         model.load_state_dict(load_file(folder/'model.safetensors'))
+    except TweetnbError as e:
+        if e.path is not None: raise
+        raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
     except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         raise TweetnbError(f'the parts of the bundle do not fit together ({(str(e).splitlines() or [""])[0]})', path=folder, remedy=_again) from e
     model.config = info['model']
@@ -165,10 +169,18 @@ def _read_info(folder):
     if not file.is_file(): raise TweetnbError('there is no bundle', path=folder, remedy="A bundle is a folder with a bundle.json; 'tweetnb train' makes one.")
     try: info = json.loads(file.read_text(encoding='utf-8'))
     except (ValueError, RecursionError) as e: raise TweetnbError(f'it is not JSON ({e})', path=file, remedy=_again) from e
-    if not isinstance(info, dict) or not isinstance(info.get('format'), int): raise TweetnbError('it has no format number', path=file, remedy=_again)
+    if not isinstance(info, dict) or not _whole(info.get('format')): raise TweetnbError('it has no format number', path=file, remedy=_again)
     if info['format'] > bundle_format:
         raise TweetnbError(f"its format {info['format']} is newer than {bundle_format}, the newest this release knows", path=file, remedy='pip install -U tweetnb')
     return info
+
+def _whole(n): return type(n) is int and n > 0
+
+def _check_lengths(info):
+    "What prediction needs besides the model"
+    n,widths = info['max_len'],info['widths']
+    if not (n is None or _whole(n)): raise TweetnbError(f'max_len is {n!r}')
+    if not (widths is None or isinstance(widths, list) and widths and all(map(_whole, widths))): raise TweetnbError(f'the widths are {widths!r}')
 
 def _check_files(folder, info):
     "Refuse missing, changed and unsafe files"

@@ -7,7 +7,7 @@ __all__ = ['backends', 'OnnxRecurrent', 'write_onnx', 'OnnxModel', 'Bf16Model', 
            'fastest_backend', 'latency', 'predict_file']
 
 # %% ../nbs/44_export.ipynb #7b5b983b
-import copy, importlib, importlib.util, io, logging, time, warnings
+import copy, csv, importlib, importlib.util, io, logging, time, warnings
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -289,7 +289,7 @@ def _writer(path, parquet):
         finally: [o.close() for o in made]
     else:
         with open(path, 'w', encoding='utf-8', newline='') as f:
-            def add(df): df.to_csv(f, index=False, header=f.tell() == 0, lineterminator='\n')
+            def add(df): df.to_csv(f, index=False, header=f.tell() == 0, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)   # a lone \r too
             yield add
 
 def _kept_columns(df, keep):
