@@ -53,10 +53,13 @@ def _plain(text):
     return escape(text)
 
 # %% ../nbs/51_cli.ipynb #02caf0a1
+def _say_rows(path, report):
+    say.print(f"Read {report['read']:,} rows of {_plain(str(path))}: kept {report['kept']:,}, rejected {sum(report['rejected'].values()):,}.")
+
 def _say_read(df):
     "How many rows were read, kept and rejected, and why"
     report = df.attrs['read']
-    say.print(f"Read {report['read']:,} rows of {_plain(str(report['path']))} ({report['format']}): kept {report['kept']:,}, rejected {sum(report['rejected'].values()):,}.")
+    _say_rows(f"{report['path']} ({report['format']})", report)
     for reason,n in report['rejected'].items():
         rows = report.rejected_rows(); lines = rows.loc[rows['reason'] == reason, 'line'].head(3).tolist()
         say.print(f"  {n:,} rejected: {_plain(reason)} (line {', '.join(map(str, lines))}{', …' if n > 3 else ''})")
@@ -246,20 +249,31 @@ def predict(
     out:Annotated[Path, typer.Option('--out', help='The CSV to write.')] = Path('predictions.csv'),
     sample:Annotated[Path|None, typer.Option('--sample', help="A competition's sample submission: its columns, IDs and order are written exactly.")] = None,
     id:Annotated[str|None, typer.Option('--id', help="Name of the ID column; 'id' in any case is found by itself.")] = None,
+    backend:Annotated[str, typer.Option('--backend', help='torch, bf16, onnx, int8, or auto for the fastest on these tweets whose answers agree.')] = 'torch',
     text:TextColumn = None, format:Format = None, limit:Limit = None):
-    "Predict the labels of tweets, in input order, into a CSV."
+    "Predict the labels of tweets, in input order, into a CSV; without --sample in a stream, so files may be of any size."
+    if not sample: return _stream(folder, file, out, id, backend, text=text, format=format, limit=limit)
     from tweetnb.bundle import load_bundle
     from tweetnb.parse import read_tweets
     bundle = load_bundle(folder)
     df = read_tweets(file, text=text, label=False, format=format, limit=limit)
     pred = bundle.predict(df)
     _say_read(df)
-    id = _id_column(df, id, file, needed=sample is not None)
-    if sample: res = _as_sample(df, pred, id, sample, bundle)
-    else:
-        res = pd.concat([df[[id] if id else []], df[['text']], pred.round(6)], axis=1)
+    id = _id_column(df, id, file, needed=True)
+    res = _as_sample(df, pred, id, sample, bundle)
     _write_csv(res, out)
-    say.print(f"Wrote {len(res):,} rows to [bold]{_plain(str(out))}[/bold]: " + ', '.join(f'{n:,} {_plain(str(o))}' for o,n in pred['label'].value_counts().items()) + '.')
+    _say_written(out, len(res), pred['label'].value_counts())
+
+def _say_written(out, n, counts):
+    say.print(f"Wrote {n:,} rows to [bold]{_plain(str(out))}[/bold]: " + ', '.join(f'{n:,} {_plain(str(o))}' for o,n in counts.items()) + '.')
+
+def _stream(folder, file, out, id, backend, **options):
+    "Predict part by part; the columns are the ID, the text and the answers"
+    from tweetnb.export import predict_file
+    res = predict_file(folder, file, out, backend, keep=[id, 'text'] if id else None, **options)
+    _say_rows(file, res)
+    if 'measured' in res: _table(pd.DataFrame.from_dict(res['measured'], orient='index'), f"The fastest here: {res['backend']}")
+    _say_written(out, res['written'], dict(sorted(res['labels'].items(), key=lambda o: -o[1])))
 
 # %% ../nbs/51_cli.ipynb #768dd384
 def _write_csv(df, out):
@@ -397,6 +411,7 @@ def _choice(text):
 @app.command()
 def export(
     folder:Folder,
+    onnx:Annotated[bool, typer.Option('--onnx', help='The format; there is no other yet.')] = True,
     int8:Annotated[bool, typer.Option('--int8', help='Also a file with 8-bit weights, smaller and mostly faster.')] = False,
     check:Annotated[Path|None, typer.Option('--check', help='Labelled tweets: what does --int8 cost on them?')] = None):
     "Add the model as ONNX to its bundle, checked against PyTorch."
@@ -436,7 +451,7 @@ def demo(
     _say_read(df)
     from tweetnb.setup import setup_for
     train_table(df, out/'bundle', setup_for('bilstm', epochs=epochs, bs=32, params=dict(n_hidden=64)), .2, seed)
-    predict(out/'bundle', sample_path('tweets_test.csv'), out=out/'submission.csv', sample=sample_path('sample_submission.csv'), id=None, text=None, format=None, limit=None)
+    predict(out/'bundle', sample_path('tweets_test.csv'), out=out/'submission.csv', sample=sample_path('sample_submission.csv'), id=None, backend='torch', text=None, format=None, limit=None)
     say.print(f"\nWhat to type next:\n  tweetnb evaluate {out/'bundle'} {file}\n  tweetnb audit {file}\n  tweetnb train YOUR_FILE.csv --out my-bundle\n  tweetnb --help")
 
 # %% ../nbs/51_cli.ipynb #26f804e5
