@@ -96,7 +96,8 @@ def tokenizer(self:Setup,
     "Trained on the texts, or the pretrained model's"
     if self.tokens == 'pretrained':
         if self.pretrained is None: raise TweetnbError("pretrained tokens need a pretrained model", remedy="Set `pretrained` to its folder or name.")
-        return TweetTokenizer.pretrained(self.pretrained)
+        folder = Path(self.pretrained)
+        return TweetTokenizer.load(folder) if (folder/'bundle.json').is_file() else TweetTokenizer.pretrained(self.pretrained)
     make = {'word': TweetTokenizer.word, 'char': TweetTokenizer.char}
     if self.tokens in make: return make[self.tokens](texts, min_freq=self.min_freq, max_vocab=self.vocab)
     if self.tokens not in ('bpe', 'wordpiece', 'unigram'):
