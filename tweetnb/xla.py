@@ -129,7 +129,7 @@ class XLAAdamW(torch.optim.AdamW):
             sent = {}                                                  # the numbers of a step, on the device
             for p in [p for p in group['params'] if p.grad is not None]:
                 state = self.state[p]
-                state['step'] += 1
+                state['step'] = state['step'].cpu() + 1                # on the device only after `load`
                 n = state['step'].item()
                 if n not in sent: sent[n] = _numbers(n, group).to(p.device).unbind()
                 decay,first,keep,second,root,eps,size = sent[n]
@@ -141,7 +141,7 @@ class XLAAdamW(torch.optim.AdamW):
 def _numbers(n, group):
     "What AdamW needs to know in step `n`, from 1"
     (b1,b2),lr = group['betas'],group['lr']
-    return torch.tensor([1 - lr*group['weight_decay'], 1 - b1, b2, 1 - b2, (1 - b2**n)**.5, group['eps'], lr/(1 - b1**n)])
+    return torch.tensor([1 - lr*group['weight_decay'], 1 - b1, b2, 1 - b2, (1 - b2**n)**.5, group['eps'], lr/(1 - b1**n)], dtype=torch.float32)
 
 xla_adamw = partial(OptimWrapper, opt=XLAAdamW, betas=(0.9, 0.99), eps=1e-5, weight_decay=0.01)
 
@@ -222,7 +222,7 @@ class HostRounds(Callback):
         if steps:
             torch_xla.sync()
             self.graphs.add((self.training, *self.xb[0].shape, steps))
-        every = 1 if hasattr(self, 'lr_finder') or not hasattr(self.recorder, 'smooth_loss') else self.every
+        every = 1 if hasattr(self, 'lr_finder') else self.every          # which decides after each step
         if steps and (len(self.items) >= every or self.training and self.train_iter == 1): self.fetch()
 
 # %% ../nbs/34_xla.ipynb #12e4b536
@@ -294,7 +294,7 @@ class CompileGuard(Callback):
 # %% ../nbs/34_xla.ipynb #12269e5e
 class XLARunner(Runner):
     "One process that trains through XLA: on a TPU, or on the CPU with `PJRT_DEVICE=CPU`"
-    name = 'xla'
+    name,hardware = 'xla',None
     def __init__(self,
         precision:str='auto', # 'fp32' or 'bf16'; 'auto' is bf16 on a TPU
         every:int=32, # Batches between two round trips of the host
