@@ -9,7 +9,10 @@ __all__ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 
            'LinearClassifier', 'Scores', 'majority_score', 'tweet_metrics', 'read_tweets', 'plot_history',
            'published_form', 'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model',
            'models', 'runner', 'Setup', 'setup_for', 'sample_data', 'tweet_data', 'kfold_tweets', 'split_tweets',
-           'TweetTokenizer', 'embedding_matrix', 'read_vectors']
+           'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
+           'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file',
+           'compare_hardware', 'plot_hardware', 'TensorBoard', 'WandB', 'class_weights', 'tweet_loss', 'label_errors',
+           'top_losses']
 
 # %% ../nbs/99_all.ipynb #1f98e9dc
 from fastai.callback.schedule import minimum, slide, steep, valley
@@ -19,15 +22,23 @@ from fastai.data.transforms import ColReader, ColSplitter
 from .audit import audit
 from .block import TweetBlock, TweetDataLoaders
 from .bundle import load_bundle, predict
+from .calibrate import RejectOption, Temperature, with_neutral
+from .callbacks import EvaluateEvery, SaveHistory, plot_evaluations
+from .checkpoint import Checkpoint
 from .clean import Cleaner
 from .compare import compare
 from .core import TweetnbError, data_path, sample_path, seed_everything
 from .ensemble import ensemble
+from .export import export_onnx, predict_file
 from .fetch import convert, fetch
+from .hardware import compare_hardware, plot_hardware
 from .interpret import attribute
 from .learner import tweet_learner
 from .linear import LinearClassifier
+from .loggers import TensorBoard, WandB
+from .losses import class_weights, tweet_loss
 from .metrics import Scores, majority_score, tweet_metrics
+from .mistakes import label_errors, top_losses
 from .parse import read_tweets
 from .recipes import plot_history, published_form, recipe
 from .report import plot_comparison, plot_confusion
@@ -38,10 +49,13 @@ from .sources import sample_data, tweet_data
 from .split import kfold_tweets, split_tweets
 from .tokens import TweetTokenizer
 from .vectors import embedding_matrix, read_vectors
+import tweetnb.finders, tweetnb.profile           # give learners find_lr, find_bs, find_clip and profile
 
 # %% ../nbs/99_all.ipynb #6c1872ac
 _all_ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 'slide', 'steep', 'valley', 'audit', 'TweetBlock', 'TweetDataLoaders',
          'load_bundle', 'predict', 'Cleaner', 'compare', 'TweetnbError', 'data_path', 'sample_path', 'seed_everything', 'ensemble', 'convert', 'fetch',
          'attribute', 'tweet_learner', 'LinearClassifier', 'Scores', 'majority_score', 'tweet_metrics', 'read_tweets', 'plot_history', 'published_form',
          'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model', 'models', 'runner', 'Setup', 'setup_for', 'sample_data',
-         'tweet_data', 'kfold_tweets', 'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors']
+         'tweet_data', 'kfold_tweets', 'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
+         'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file', 'compare_hardware', 'plot_hardware', 'TensorBoard',
+         'WandB', 'class_weights', 'tweet_loss', 'label_errors', 'top_losses']
