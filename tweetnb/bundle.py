@@ -246,10 +246,16 @@ def update_bundle(
     with atomic_path(folder, folder=True) as tmp:
         shutil.copytree(folder, tmp, copy_function=_link, symlinks=True, dirs_exist_ok=True)
         (tmp/'bundle.json').unlink()
+        if _own_card(folder, info): (tmp/'README.md').unlink()              # and write it anew
         yield tmp, info
         seal(tmp, info, folder.name)
 
 # %% ../nbs/42_bundle.ipynb #3b76a5ac
+def _own_card(folder, info):
+    "Is the card still as it was written here?"
+    card = folder/'README.md'
+    return card.is_file() and card.read_text(encoding='utf-8', errors='replace') == card_markdown(info, folder.name)
+
 def _link(a, b, follow_symlinks=False):
     "A second name for the same file, where the disk can"
     if os.path.islink(a): return shutil.copy2(a, b, follow_symlinks=False)

@@ -86,7 +86,7 @@ def _data(info, name):
 
 # %% ../nbs/41_card.ipynb #d7e7e22a
 def _how(info, name):
-    made = [(k, info.get(k)) for k in ('training', 'hardware', 'versions')]
+    made = [(k, info.get(k)) for k in ('training', 'hardware', 'onnx', 'versions')]
     return '\n\n'.join(['## How it was made', *[_pairs(v, (k, '')) for k,v in made if v], f"Made {_text(info['made'])}." if info.get('made') else ''])
 
 def _limits(info, name):
