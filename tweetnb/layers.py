@@ -67,68 +67,67 @@ def packed_order(
     return row*width + (lengths[row]-1-step if backward else step), step.bincount().tolist()
 
 # %% ../nbs/20_layers.ipynb #60d45f90
-def _sigmoid_(x): return x.mul_(.5).tanh_().mul_(.5).add_(.5)    # `tanh` has the faster kernel
-
 def _blocks(sizes):
     "The rows of each step, and how many they are"
     ends = torch.tensor([0, *sizes]).cumsum(0).tolist()
     return [(slice(s, e), e - s) for s,e in zip(ends[:-1], ends[1:])]
 
-def _gru_steps(gates, w, b, sizes, relu):
-    "Outputs by rows, and for each step what the way back needs; the state is kept in float32 or better"
-    n,kind = w.shape[1], torch.promote_types(gates.dtype, torch.float32)
-    out,saved = gates.new_empty(len(gates), n), []
-    h = torch.zeros(sizes[0], n, dtype=kind, device=gates.device)
+def _gru_steps(rows, w_ih, w_hh, b_ih, b_hh, sizes, relu):
+    "Zeros and outputs by rows, and for each step what the way back needs; the state is kept in float32 or better"
+    n,first,kind = w_hh.shape[1], sizes[0], torch.promote_types(rows.dtype, torch.float32)
+    rz_in,c_in = F.linear(rows, w_ih[:2*n], (b_ih + b_hh)[:2*n]), F.linear(rows, w_ih[2*n:], b_ih[2*n:])
+    w_rz,w_c = w_hh.t().split((2*n, n), 1)
+    out,saved = rows.new_zeros(first + len(rows), n), []
+    h,before = out[:first].to(kind), out[:first]
     for at,k in _blocks(sizes):
-        g = torch.addmm(b, h[:k].to(w.dtype), w.t())
-        rz,prod = _sigmoid_((gates[at,:2*n] + g[:,:2*n]).to(kind)), g[:,2*n:].to(kind)
-        c = torch.addcmul(gates[at,2*n:].to(kind), rz[:,:n], prod)
+        rz = rz_in[at].addmm_(before[:k], w_rz).to(kind, copy=True).sigmoid_()
+        prod = torch.addmm(b_hh[2*n:], before[:k], w_c).to(kind)
+        c = torch.addcmul(c_in[at].to(kind), rz[:,:n], prod)
         c = c.relu_() if relu else c.tanh_()
         saved.append((h[:k], rz, prod, c))
-        h = torch.lerp(c, h[:k], rz[:,n:])
-        out[at] = h
+        h,before = torch.lerp(c, h[:k], rz[:,n:]), out[first+at.start:first+at.stop]
+        before.copy_(h)
     return out, saved
 
 # %% ../nbs/20_layers.ipynb #561e2e68
+_aten = torch.ops.aten    # derivatives of the activations, each in one pass
+
 def _gru_steps_back(dout, saved, w, sizes, relu):
-    "Gradients by rows, [recurrent candidate | r | z | input candidate], and the state before each row"
+    "Gradients by rows, [recurrent candidate | r | z | input candidate]"
     n,kind = w.shape[1], saved[0][0].dtype
-    grads,before = dout.new_empty(len(dout), 4*n), torch.empty_like(dout)
-    w,carry = w.roll(n, 0), None                                     # rows in the order of the first three columns
+    grads,carry = dout.new_empty(len(dout), 4*n), None
+    w = w.roll(n, 0).t().contiguous()                                # in the order of the first three columns
     for (at,k),(h,rz,prod,c) in zip(reversed(_blocks(sizes)), reversed(saved)):
         d,(r,z),row = dout[at].to(kind, copy=True), rz.chunk(2, 1), grads[at]
         if carry is not None: d[:len(carry)] += carry
-        dc,dz = (d*(1-z)).mul_(c > 0 if relu else 1 - c*c), (h - c).mul_(d).mul_(z).mul_(1-z)
-        before[at],row[:,2*n:3*n],row[:,3*n:] = h, dz, dc
-        dprod = dc.mul_(r)
-        row[:,:n],row[:,n:2*n] = dprod, prod.mul(dprod).mul_(1-r)
-        carry = torch.addcmul((row[:,:3*n] @ w).to(kind), d, z)
-    return grads, before
+        kept = d*z
+        dc = _aten.threshold_backward(d - kept, c, 0) if relu else _aten.tanh_backward(d - kept, c)
+        row[:,n:2*n],row[:,3*n:] = _aten.sigmoid_backward(dc*prod, r), dc
+        row[:,2*n:3*n],row[:,:n] = _aten.sigmoid_backward((h - c).mul_(d), z), dc.mul_(r)
+        carry = kept.add_(F.linear(row[:,:3*n], w).to(kind))
+    return grads
 
 # %% ../nbs/20_layers.ipynb #5fe8f0e0
-def _weight_grads(grads, n, before, rows):
-    "Recurrent and input weights; transposed copies cost little and make the bf16 product faster"
-    grads,before,rows = (o.t().contiguous() if o.dtype.itemsize == 2 else o.t() for o in (grads, before, rows))
-    return F.linear(grads[:3*n], before).roll(-n, 0), F.linear(grads[n:], rows)
-
 class _GRUScan(torch.autograd.Function):
     "x [batch, width, n_in] → outputs [batch, width, n], zero beyond each tweet"
     @staticmethod
     def forward(ctx, x, w_ih, w_hh, b_ih, b_hh, cells, sizes, relu):
-        rows = x.flatten(0, 1).index_select(0, cells)
-        out,saved = _gru_steps(F.linear(rows, w_ih, b_ih), w_hh, b_hh, sizes, relu)
-        ctx.save_for_backward(rows, w_ih, w_hh, cells, *[o for step in saved for o in step])
+        rows,cell = x.flatten(0, 1).index_select(0, cells), torch.arange(len(cells), device=x.device)
+        out,saved = _gru_steps(rows, w_ih, w_hh, b_ih, b_hh, sizes, relu)
+        ctx.save_for_backward(rows, w_ih, w_hh, cells, out, *[o for step in saved for o in step])
         ctx.sizes,ctx.relu,ctx.shape = sizes,relu,x.shape
-        return out.new_zeros(x.shape[0]*x.shape[1], out.shape[1]).index_copy_(0, cells, out).view(*x.shape[:2], -1)
+        row_of = cells.new_zeros(x.shape[0]*x.shape[1]).index_copy_(0, cells, cell + sizes[0])     # padding: the first of the zeros
+        return out.index_select(0, row_of).view(*x.shape[:2], -1)
 
     @staticmethod
     @once_differentiable
     def backward(ctx, dout):
-        rows,w_ih,w_hh,cells,*saved = ctx.saved_tensors
-        saved,n = [saved[i:i+4] for i in range(0, len(saved), 4)], w_hh.shape[1]
-        grads,before = _gru_steps_back(dout.flatten(0, 1).index_select(0, cells), saved, w_hh, ctx.sizes, ctx.relu)
-        dw_hh,dw_ih = _weight_grads(grads, n, before, rows)
-        db = grads.sum(0)
+        rows,w_ih,w_hh,cells,out,*saved = ctx.saved_tensors
+        saved,n,first = [saved[i:i+4] for i in range(0, len(saved), 4)], w_hh.shape[1], ctx.sizes[0]
+        grads = _gru_steps_back(dout.flatten(0, 1).index_select(0, cells), saved, w_hh, ctx.sizes, ctx.relu)
+        starts = [0] + [first + at.start for at,_ in _blocks(ctx.sizes)]
+        before = torch.cat([out[s:s+k] for s,k in zip(starts, ctx.sizes)])
+        dw_hh,dw_ih,db = (grads[:,:3*n].t() @ before).roll(-n, 0), grads[:,n:].t() @ rows, grads.sum(0)
         dx = rows.new_zeros(ctx.shape).flatten(0, 1).index_copy_(0, cells, grads[:,n:] @ w_ih).view(ctx.shape)
         return dx, dw_ih, dw_hh, db[n:], db[:3*n].roll(-n), None, None, None
 
