@@ -161,12 +161,12 @@ def plot_words(
 ): # The axes
     "A map of words whose labels do not overlap"
     if ax is None: ax = plt.subplots(figsize=(6.5, 5), layout='constrained')[1]
-    ax.scatter(table['x'], table['y'], s=6, c='#888' if colour is None else colour, cmap='coolwarm'); ax.set_xticks([]); ax.set_yticks([])
-    ax.figure.canvas.draw()
+    ax.scatter(table['x'], table['y'], s=6, c='#888' if colour is None else colour, cmap='coolwarm'); ax.set(xticks=[], yticks=[]); ax.margins(.1)
+    ax.figure.canvas.draw()                                     # now the places are known, and labels will not move them
     taken = []
     for row in table.itertuples():
-        t = ax.annotate(drawable(row.word), (row.x, row.y), xytext=(2, 2), textcoords='offset points', fontsize=7)
-        box = t.get_window_extent()
+        t = ax.annotate(drawable(row.word), (row.x, row.y), xytext=(2, 2), textcoords='offset points', fontsize=7, in_layout=False)
+        box = t.get_window_extent().padded(1)
         if box.count_overlaps(taken): t.remove()
         else: taken.append(box)
     return ax
