@@ -18,6 +18,7 @@ from tweetnb.checkpoint import Checkpoint, pack, unpack
 from tweetnb.core import TweetnbError, sample_path, seed_everything
 from tweetnb.finders import BatchSizes, trial
 from tweetnb.loggers import Logger, TensorBoard, WandB
+from tweetnb.learner import tweet_learner
 from tweetnb.losses import IgnoringFocalLoss, class_weights, tweet_loss
 from tweetnb.metrics import Scores, calibration_error, reliability, top_k, tweeteval_score
 from tweetnb.parse import read_tweets
@@ -119,6 +120,19 @@ def test_the_sample_is_the_same_each_time():
 def test_a_set_without_labels_is_told():
     with pytest.raises(ValueError, match="'test' has no labels"): train(learner(EvaluateEvery(2, dict(test=table[['text']]))))
 
+def test_train_validation_and_test_every_five_steps():
+    test = table[:60].assign(text=table['text'][:60].str.upper())
+    learn = learner()
+    learn.add_cb(EvaluateEvery(5, dict(train=learn.dls.train, valid=learn.dls.valid, test=test), sample=50))
+    t = train(learn).evaluate_every.table
+    assert set(t['step']) == set(range(5, len(learn.recorder.losses) + 1, 5))
+    assert t.groupby('step', sort=False)['set'].agg(list).map(lambda o: o == ['train', 'valid', 'test']).all() and t.notna().all(axis=None)
+
+def test_early_stopping_ends_a_run():
+    learn = learner(EarlyStoppingCallback(monitor='valid_loss', min_delta=10., patience=1))
+    train(learn, 5)
+    assert len(learn.recorder.values) == 2
+
 def test_metrics_of_your_own():
     look = EvaluateEvery(5, metrics=dict(half=lambda true, pred: accuracy_score(true, pred)/2))
     train(learner(look))
@@ -207,6 +221,14 @@ def test_class_weights_have_mean_one(counts, power):
     assert w*np.array(counts, float)**power == pytest.approx(np.full(len(counts), w[0]*counts[0]**power), rel=1e-3)
 
 # --- logs
+
+def test_a_log_gets_lines_and_no_bars(capsys):
+    dls = TweetDataLoaders.from_df(table, bs=32, device='cpu', min_freq=1)
+    learn = tweet_learner(dls, 'gru', n_emb=8, n_hidden=8)
+    learn.fit(2)
+    out,err = capsys.readouterr()
+    lines = [o for o in out.splitlines() if o.strip()]
+    assert len(lines) == 2 and [o[:3] for o in lines] == ['[0,', '[1,'] and not err and '\r' not in out and '█' not in out
 
 def test_tensorboard_that_cannot_be_written(tmp_path):
     (tmp_path/'file').touch()
