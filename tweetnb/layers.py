@@ -155,7 +155,7 @@ class Dropout(nn.Dropout):
         keep = 256 - round(self.p*256)
         if not self.training or x.device.type != 'cpu' or keep in (0, 256) or torch.compiler.is_compiling(): return super().forward(x)
         coins = torch.empty(-(-x.numel()//8), dtype=torch.int64).random_(-2**63, None).view(torch.uint8)[:x.numel()].view(x.shape)
-        return x*((coins < keep).to(x.dtype)*(256/keep))
+        return x*torch.lt(coins, keep, out=torch.empty_like(x)).mul_(256/keep)
 
 # %% ../nbs/20_layers.ipynb #6b28dd6c
 kernels = {} # device type → function(rnn, x, lengths, backward) -> outputs [batch, width, n], zero beyond each tweet
