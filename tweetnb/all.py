@@ -12,7 +12,7 @@ __all__ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 
            'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
            'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file',
            'compare_hardware', 'plot_hardware', 'TensorBoard', 'WandB', 'class_weights', 'tweet_loss', 'label_errors',
-           'top_losses']
+           'top_losses', 'pretrain', 'train_folds']
 
 # %% ../nbs/99_all.ipynb #1f98e9dc
 from fastai.callback.schedule import minimum, slide, steep, valley
@@ -31,6 +31,7 @@ from .core import TweetnbError, data_path, sample_path, seed_everything
 from .ensemble import ensemble
 from .export import export_onnx, predict_file
 from .fetch import convert, fetch
+from .folds import train_folds
 from .hardware import compare_hardware, plot_hardware
 from .interpret import attribute
 from .learner import tweet_learner
@@ -40,6 +41,7 @@ from .losses import class_weights, tweet_loss
 from .metrics import Scores, majority_score, tweet_metrics
 from .mistakes import label_errors, top_losses
 from .parse import read_tweets
+from .pretrain import pretrain
 from .recipes import plot_history, published_form, recipe
 from .report import plot_comparison, plot_confusion
 from .rnn import count_parameters, create_model, models
@@ -58,4 +60,5 @@ _all_ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 's
          'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model', 'models', 'runner', 'Setup', 'setup_for', 'sample_data',
          'tweet_data', 'kfold_tweets', 'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
          'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file', 'compare_hardware', 'plot_hardware', 'TensorBoard',
-         'WandB', 'class_weights', 'tweet_loss', 'label_errors', 'top_losses']
+         'WandB', 'class_weights', 'tweet_loss', 'label_errors', 'top_losses', 'pretrain',
+         'train_folds']
