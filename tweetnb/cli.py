@@ -207,9 +207,10 @@ def _launch(processes):
 def _place(where, precision):
     "The runner that was asked for, as a context"
     from contextlib import nullcontext
-    if where is None and 'TORCHELASTIC_RUN_ID' not in os.environ: return nullcontext()
+    alone = 'TORCHELASTIC_RUN_ID' not in os.environ
+    if where is None and precision == 'fp32' and alone: return nullcontext()
     from tweetnb.runners import runner
-    run = runner(where or 'auto', precision=precision)
+    run = runner(where or ('cpu' if alone else 'auto'), precision=precision)
     say.quiet = int(os.environ.get('RANK', 0)) > 0
     return run
 

@@ -153,5 +153,5 @@ class _Clock(Callback):
     def __init__(self): self.seconds = 0
     def before_train(self): self.start = time.perf_counter()
     def after_train(self):
-        if self.learn.loss is not None: float(self.learn.loss)          # wait for the device
+        if self.learn.loss is not None: self.learn.loss.item()          # wait for the device
         self.seconds += time.perf_counter() - self.start
