@@ -8,7 +8,7 @@ __all__ = ['app', 'say', 'File', 'Folder', 'TextColumn', 'LabelColumn', 'Format'
            'main']
 
 # %% ../nbs/51_cli.ipynb #2abb2bed
-import json, os, shutil, sys, time, traceback
+import csv, json, os, shutil, sys, time, traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -262,7 +262,7 @@ def predict(
     _say_read(df)
     id = _id_column(df, id, file, needed=True)
     res = _as_sample(df, pred, id, sample, bundle)
-    _write_csv(res, out)
+    _write_csv(res, out, csv.QUOTE_MINIMAL)
     _say_written(out, len(res), pred['label'].value_counts())
 
 def _say_written(out, n, counts):
@@ -277,8 +277,8 @@ def _stream(folder, file, out, id, backend, **options):
     _say_written(out, res['written'], dict(sorted(res['labels'].items(), key=lambda o: -o[1])))
 
 # %% ../nbs/51_cli.ipynb #768dd384
-def _write_csv(df, out):
-    with atomic_path(out) as tmp: df.to_csv(tmp, index=False, encoding='utf-8', lineterminator='\n')
+def _write_csv(df, out, quoting=csv.QUOTE_NONNUMERIC):
+    with atomic_path(out) as tmp: df.to_csv(tmp, index=False, encoding='utf-8', lineterminator='\n', quoting=quoting)
 
 def _id_column(df, wanted, file, needed=False):
     "The name of the ID column, or nothing"
@@ -434,7 +434,7 @@ def serve(
     folder:Folder,
     host:Annotated[str, typer.Option('--host', help="Address to listen at; '0.0.0.0' lets the whole network in.")] = '127.0.0.1',
     port:Annotated[int, typer.Option('--port', help='Port to listen at.')] = 8000):
-    "Answer over HTTP: POST /predict, GET /health, /metrics and /docs."
+    "Answer over HTTP: POST /predict, GET /health, /metrics and /openapi.json."
     from tweetnb.serve import run_server
     run_server(folder, host, port, say=lambda o: say.print(_plain(str(o))))
 
