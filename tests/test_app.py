@@ -255,8 +255,8 @@ def test_bundles_cannot_be_chosen_outside(home, tmp_path):
     (tmp_path/'in'/'out').symlink_to(home/'wild'); (tmp_path/'in'/'half').mkdir(); (tmp_path/'in'/'half'/'bundle.json').symlink_to(home/'wild'/'bundle.json')
     (tmp_path/'in'/'loop').symlink_to(tmp_path/'in'/'loop')
     assert list(find_bundles(tmp_path/'in')) == ['moods']
-    (tmp_path/'in'/'moods'/'README.md').symlink_to('/etc/passwd')
-    assert model_card(load_bundle(tmp_path/'in'/'moods')) is None
+    (tmp_path/'in'/'moods'/'README.md').unlink(); (tmp_path/'in'/'moods'/'README.md').symlink_to('/etc/passwd')
+    with pytest.raises(TweetnbError, match='link out'): load_bundle(tmp_path/'in'/'moods')
     (tmp_path/'link').symlink_to(tmp_path/'in')                              # the folder given may itself be a link
     assert list(find_bundles(tmp_path/'link')) == ['moods']
     with pytest.raises(TweetnbError, match='no bundle'): find_bundles(tmp_path/'nowhere')
