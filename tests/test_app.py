@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip('streamlit', reason="needs the extra 'app'")
 
-from tweetnb.app import find_bundles, label_table, model_card, run_app, show_label, stored
+from tweetnb.app import find_bundles, label_table, run_app, show_label, stored
 from tweetnb.bundle import load_bundle
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.parse import read_tweets

@@ -18,6 +18,14 @@ TWEETS = [f'{a} {b} {c} again' for a in ('what', 'oh', 'well') for b in ('a love
 RUN = dict(epochs=4, bs=16, lr=1e-3, every=5)
 
 
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Sums of several threads differ in their last bits from those of one"
+    n = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(n)
+
 @pytest.fixture
 def start(tmp_path):
     "A folder with a small encoder and its tokenizer"
