@@ -269,3 +269,16 @@ def test_memory_does_not_grow_with_the_file(mood):
     said = subprocess.run([sys.executable, '-c', code, str(mood), str(mood.parent)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     (a, small), (b, large) = [map(int, line.split()) for line in said.stdout.splitlines()]
     assert (a, b) == (10_000, 100_000) and large - small < 60, said
+
+def test_an_error_between_two_renames_puts_the_old_folder_back(tmp_path, monkeypatch):
+    from tweetnb.core import atomic_path
+    folder = tmp_path/'kept'; folder.mkdir(); (folder/'a').write_text('old')
+    true, calls = os.replace, []
+    def fails(a, b):
+        calls.append(b)
+        if len(calls) == 2: raise OSError(28, 'No space left on device')
+        return true(a, b)
+    monkeypatch.setattr(os, 'replace', fails)
+    with pytest.raises((OSError, TweetnbError)):
+        with atomic_path(folder, folder=True) as tmp: (tmp/'a').write_text('new')
+    assert len(calls) == 3 and (folder/'a').read_text() == 'old' and [o.name for o in tmp_path.iterdir()] == ['kept']

@@ -264,6 +264,7 @@ def _keep_best(self:Checkpoint):
 # %% ../nbs/31_checkpoint.ipynb #23406142
 @patch
 def after_batch(self:Checkpoint):
+    "Save when it is time, never amid accumulated gradients"
     if not self.active: return
     if getattr(self.learn, 'gradient_accumulation', None) and self.gradient_accumulation.count: return    # gradients are under way
     if self.steps and self.train_iter % self.steps == 0 or self._late(): self.save(batch=self.iter+1)
@@ -280,6 +281,7 @@ def _late(self:Checkpoint):
 
 @patch
 def after_epoch(self:Checkpoint):
+    "Note whether it was the best, and save"
     if not self.active: return
     self._note_best()
     self.save(done=self.epoch+1 == self.n_epoch, epoch=self.epoch+1)
@@ -345,6 +347,7 @@ def _load_optimizer(opt, state):
 # %% ../nbs/31_checkpoint.ipynb #160c40a9
 @patch
 def before_train(self:Checkpoint):
+    "In an epoch that was interrupted: only the batches that are left"
     if not self.active or not self.batch: return
     self.learn.pct_train = self.pct
     _recall(self.learn, self.memory)                              # figures of the epoch so far
@@ -352,10 +355,13 @@ def before_train(self:Checkpoint):
 
 @patch
 def before_batch(self:Checkpoint):
+    "Count batches from the start of the whole epoch"
     if self.batch: self.learn.iter += self.batch                 # the number in the whole epoch
 
 @patch
-def after_train(self:Checkpoint): self.batch = 0
+def after_train(self:Checkpoint):
+    "The next epoch is a whole one"
+    self.batch = 0
 
 # %% ../nbs/31_checkpoint.ipynb #6cea877f
 @patch

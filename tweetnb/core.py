@@ -82,7 +82,8 @@ def _replace(tmp, path):
     if not (path.is_dir() and tmp.is_dir()): return os.replace(tmp, path)
     aside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.old.', dir=path.parent))
     os.replace(path, aside/path.name)
-    os.replace(tmp, path)
+    try: os.replace(tmp, path)
+    except OSError: os.replace(aside/path.name, path); aside.rmdir(); raise     # what was there is there again
     shutil.rmtree(aside, ignore_errors=True)
 
 _umask = os.umask(0); os.umask(_umask)
