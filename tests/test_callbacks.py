@@ -235,12 +235,14 @@ def test_tensorboard_that_cannot_be_written(tmp_path):
     with pytest.raises(ValueError, match='writable'): train(learner(TensorBoard(tmp_path/'file'/'run')))
 
 def test_weights_and_biases_offline(tmp_path, alone, monkeypatch):
-    pytest.importorskip('wandb')
+    wandb = pytest.importorskip('wandb')
     monkeypatch.setenv('WANDB_SILENT', 'true')
     learn = learner(WandB('mood', tmp_path, every=5, name='one'))
     assert same(weights(train(learn)), alone)
+    wandb.teardown()                                    # its service closes the file after `finish` has returned: wait for it
     runs = list((tmp_path/'wandb').glob('offline-run-*/*.wandb'))
-    assert len(runs) == 1 and b'step/loss' in runs[0].read_bytes()
+    logs = [o.read_text(errors='replace') for o in (tmp_path/'wandb').glob('offline-run-*/logs/*.log')]
+    assert len(runs) == 1 and b'step/loss' in runs[0].read_bytes(), '\n'.join(logs)
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     import sys

@@ -144,6 +144,7 @@ class OnnxModel:
         ort = _need('ONNX', 'onnxruntime')
         options = ort.SessionOptions()
         options.intra_op_num_threads,options.log_severity_level = threads or torch.get_num_threads(),3
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')     # a thread that waits leaves its core to others
         self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     def __call__(self,
         ids:Tensor, # int64 [batch, width]
@@ -153,10 +154,15 @@ class OnnxModel:
         return torch.from_numpy(self.session.run(None, {o.name: given[o.name] for o in self.session.get_inputs()})[0])
 
 class Bf16Model:
-    "A PyTorch model whose matrix products are in bfloat16"
-    def __init__(self, model:nn.Module): self.model = model
-    def __call__(self, ids:Tensor, lengths:Tensor) -> Tensor: # Logits, float32
-        with torch.autocast(ids.device.type, dtype=torch.bfloat16): return self.model(ids, lengths).float()
+    "A copy of a PyTorch model, of half the size, that computes in bfloat16"
+    def __init__(self,
+        model:nn.Module # Stays as it is
+    ): self.model = copy.deepcopy(model).bfloat16()
+    def __call__(self,
+        ids:Tensor, # int64 [batch, width]
+        lengths:Tensor # int64 [batch]
+    ) -> Tensor: # Logits, float32 [batch, n_labels]
+        return self.model(ids, lengths).float()
 
 # %% ../nbs/44_export.ipynb #42df7ff9
 backends = {'torch': None, 'bf16': None, 'onnx': 'model.onnx', 'int8': 'model.int8.onnx'} # name -> the file it needs
