@@ -103,6 +103,13 @@ def test_gradients_and_occlusion_of_a_linear_model_agree():
 @pytest.fixture(scope='module')
 def baseline(): return LinearClassifier(Cleaner.preset('tweeteval')).fit(df['text'], df['label'])
 
+@given(st.lists(st.text(st.sampled_from('aAoOrR\u0130ß 1!😂\t\u0301'), max_size=30), min_size=1, max_size=3))
+def test_letters_share_what_they_weigh(spelling, texts):
+    for o in attribute(spelling, texts): assert abs(o.gap) < 1e-4 and len(o.weights) == len(o.tokens)
+
+@pytest.fixture(scope='module')
+def spelling(): return LinearClassifier(chars=True, min_df=1).fit([*df['text'].head(300), 'aOr o\u0301 a', '\u0130Aa ßr'], [*df['label'].head(300).astype(str), 'x', 'y'])
+
 def test_the_linear_baseline_is_exact(baseline):
     texts = df['text'].head(200).tolist() + ['', '😂', 'wet wet wet dog']
     for o,probs in zip(attribute(baseline, texts), baseline.predict_proba(texts).to_numpy()):

@@ -24,6 +24,7 @@ from .batches import BucketSampler, pad_rows
 from .card import card_markdown, score_intervals
 from .clean import Cleaner
 from .core import TweetnbError, atomic_path, fingerprint, progress, sample_path, versions
+from .linear import LinearClassifier
 from .metrics import Scores
 from .rnn import create_model
 from .tokens import TweetTokenizer
@@ -70,9 +71,9 @@ def _counts(ds): # tweets by label
     n = np.bincount(ds.y[ds.y >= 0].numpy(), minlength=len(ds.labels)) if ds.y is not None else []
     return {o: int(k) for o,k in zip(ds.labels, n)}
 
-def _data(learn, table):
+def _data(labels, table):
     "Counts by label, and with a table its reports and what the audit finds"
-    found = dict(labels=dict(training=_counts(learn.dls.train_ds), validation=_counts(learn.dls.valid_ds)))
+    found = dict(labels=labels)
     if table is None: return found
     reports = {k: dict(table.attrs[k]) for k in ('read', 'clean', 'split') if isinstance(table.attrs.get(k), dict)}
     if 'path' in reports.get('read', {}): reports['read']['path'] = Path(str(reports['read']['path'])).name
@@ -95,15 +96,19 @@ def save_bundle(self:Learner,
     folder,ds = check_free(folder), self.dls.train_ds
     info = {**info, 'training': {**_training(self), **info.get('training', {})}, 'history': _history(self)}
     scores = self.scores() if scores is None else scores
+    labels = dict(training=_counts(self.dls.train_ds), validation=_counts(self.dls.valid_ds))
+    return _write(folder, self.model.state_dict(), ds.tokenizer.save, model=self.model.config, labels=ds.labels, cleaner=ds.cleaner.to_dict(), max_len=ds.max_len,
+                  widths=self.dls.train.settings['widths'], **_figures(scores), data=_data(labels, table), hardware=_hardware(next(self.model.parameters()).device), **info)
+
+def _write(folder, arrays, save, **info):
+    "Arrays, what `save` writes into the folder, and the rest, whole or not at all"
     with atomic_path(folder, folder=True) as tmp:
-        save_file({k: v.detach().cpu().contiguous() for k,v in self.model.state_dict().items()}, tmp/'model.safetensors')
-        ds.tokenizer.save(tmp)
-        shutil.copymode(tmp/'tokenizer.json', tmp/'model.safetensors')           # which safetensors makes unreadable for others
-        meta = dict(format=bundle_format, model=self.model.config, labels=ds.labels, cleaner=ds.cleaner.to_dict(), max_len=ds.max_len,
-                    widths=self.dls.train.settings['widths'], **_figures(scores), data=_data(self, table),
-                    hardware=_hardware(next(self.model.parameters()).device), **info, made=time.strftime('%Y-%m-%d %H:%M:%S'), versions=versions())
+        save(tmp)
+        other = next(tmp.glob('*.json'))
+        save_file({k: v.detach().cpu().contiguous() for k,v in arrays.items()}, tmp/'model.safetensors')
+        shutil.copymode(other, tmp/'model.safetensors')                          # which safetensors makes unreadable for others
         (tmp/'.gitattributes').write_text(''.join(f'*.{o} filter=lfs diff=lfs merge=lfs -text\n' for o in ('safetensors', 'onnx')))
-        seal(tmp, meta, folder.name)
+        seal(tmp, dict(format=bundle_format, **info, made=time.strftime('%Y-%m-%d %H:%M:%S'), versions=versions()), folder.name)
     return folder
 
 # %% ../nbs/42_bundle.ipynb #8b96d292
@@ -122,7 +127,7 @@ def seal(
     if not (folder/'README.md').exists(): (folder/'README.md').write_text(card_markdown(info, name), encoding='utf-8')
 
 # %% ../nbs/42_bundle.ipynb #44a0487e
-_known = {'model.safetensors', 'tokenizer.json', 'tweet_tokenizer.json', 'model.onnx', 'model.int8.onnx', 'bundle.json', 'README.md', '.gitattributes'}
+_known = {'model.safetensors', 'tokenizer.json', 'features.json', 'tweet_tokenizer.json', 'model.onnx', 'model.int8.onnx', 'bundle.json', 'README.md', '.gitattributes'}
 
 def _digest(info): return fingerprint(json.dumps({k: v for k,v in info.items() if k != 'seal'}, sort_keys=True))
 
@@ -131,7 +136,7 @@ class Bundle:
     "A model ready to predict"
     def __init__(self,
         model, # In evaluation mode, `.config` says how to make it
-        tokenizer:TweetTokenizer, # Turns texts into ids
+        tokenizer:TweetTokenizer|None, # Turns texts into ids; `None` for a `LinearClassifier`, which has features of its own
         cleaner:Cleaner, # What texts are cleaned with
         labels:list, # Names of the labels, by number
         info:dict, # All of `bundle.json`
@@ -149,17 +154,15 @@ def load_bundle(
     try:
         _check_files(folder, info)
         _check_lengths(info)
-        model,tokenizer,cleaner = create_model(**info['model']), TweetTokenizer.load(folder), Cleaner.from_dict(info['cleaner'])
-        if len(info['labels']) != info['model']['n_labels'] or len(tokenizer) != info['model']['n_vocab']:
-            raise TweetnbError(f"{len(info['labels'])} labels and {len(tokenizer)} tokens do not fit the model", path=folder, remedy=_again)
-        model.load_state_dict(load_file(folder/'model.safetensors'))
+        cleaner = Cleaner.from_dict(info['cleaner'])
+        model,tokenizer = (_linear if _is_linear(info) else _network)(folder, info, cleaner)
     except TweetnbError as e:
         if e.path is not None: raise
         raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
     except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
         raise TweetnbError(f'the parts of the bundle do not fit together ({(str(e).splitlines() or [""])[0]})', path=folder, remedy=_again) from e
     model.config = info['model']
-    return Bundle(model.eval(), tokenizer, cleaner, info['labels'], info, folder)
+    return Bundle(model, tokenizer, cleaner, info['labels'], info, folder)
 
 # %% ../nbs/42_bundle.ipynb #d5e6ec40
 _again = 'Take a fresh copy of the bundle.'
@@ -173,6 +176,20 @@ def _read_info(folder):
     if info['format'] > bundle_format:
         raise TweetnbError(f"its format {info['format']} is newer than {bundle_format}, the newest this release knows", path=file, remedy='pip install -U tweetnb')
     return info
+
+def _network(folder, info, cleaner):
+    model,tokenizer = create_model(**info['model']), TweetTokenizer.load(folder)
+    if len(info['labels']) != info['model']['n_labels'] or len(tokenizer) != info['model']['n_vocab']:
+        raise TweetnbError(f"{len(info['labels'])} labels and {len(tokenizer)} tokens do not fit the model", path=folder, remedy=_again)
+    model.load_state_dict(load_file(folder/'model.safetensors'))
+    return model.eval(), tokenizer
+
+def _linear(folder, info, cleaner):
+    arrays = {k: v.numpy() for k,v in load_file(folder/'model.safetensors').items()}
+    features = json.loads((folder/'features.json').read_text(encoding='utf-8'))
+    return LinearClassifier.from_state(arrays, {**info['model'], 'labels': info['labels'], 'features': features}, cleaner), None
+
+def _is_linear(info): return isinstance(info.get('model'), dict) and info['model'].get('arch') == 'tfidf'
 
 def _whole(n): return type(n) is int and n > 0
 
@@ -189,7 +206,7 @@ def _check_files(folder, info):
         if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
             raise TweetnbError('it is a link out of the bundle', path=file, remedy="Copy with 'cp -rL', or download with 'hf download NAME --local-dir DIR'.")
         if file.is_file() and _is_pickle(file): raise TweetnbError('it looks like a pickle, which can run any code', path=file, remedy='Delete it; a bundle needs none.')
-    for name in 'model.safetensors', 'tokenizer.json':
+    for name in 'model.safetensors', 'features.json' if _is_linear(info) else 'tokenizer.json':
         if name not in files: raise TweetnbError('bundle.json does not list it', path=folder/name, remedy=_again)
     for name,want in files.items():
         file = folder/name
@@ -213,6 +230,7 @@ def predict_proba(self:Bundle,
     bs:int=256 # Tweets a batch
 ) -> np.ndarray: # float32 [n, labels]
     "The probability of each label"
+    if isinstance(self.model, LinearClassifier): return self.model.predict_proba([str(o) for o in texts])[self.labels].to_numpy(np.float32)
     store = self.tokenizer.encode(self.cleaner.apply([str(o) for o in texts]), max_len=self.info['max_len'])
     out = np.empty((len(store), len(self.labels)), dtype=np.float32)
     with progress(total=len(store), desc='predicting') as bar, torch.inference_mode():
@@ -233,6 +251,26 @@ def predict(self:Bundle,
     best = probs.argmax(1) if len(probs) else np.array([], dtype=int)
     return pd.DataFrame({'label': np.array(self.labels, dtype=object)[best], 'confidence': probs.max(1, initial=0),
                          **{f'p_{o}': probs[:,i] for i,o in enumerate(self.labels)}}, index=table.index)
+
+# %% ../nbs/42_bundle.ipynb #a1beefbc
+@patch
+def save_bundle(self:LinearClassifier,
+    folder, # Where to; an existing bundle there is replaced, whole or not at all
+    scores:Scores|dict|None=None, # Figures to keep with it; the table's validation tweets where `None`, if it has any
+    table:pd.DataFrame|None=None, # The table with `split` that it learnt from, for its counts, reports and an audit in the model card
+    **info # Anything else worth keeping that JSON can hold
+) -> Path: # The folder
+    "Save features, weights, cleaner and labels as a bundle, with a model card"
+    folder,(arrays,meta) = check_free(folder), self.state()
+    parts = {} if table is None or 'split' not in table else {o: table[table['split'] == k] for o,k in (('training', 'train'), ('validation', 'valid'))}
+    if scores is None and len(parts.get('validation', ())):
+        scores = Scores(parts['validation']['label'], self.predict(parts['validation']['text']), self.labels)
+    labels = {o: {k: int(n) for k,n in part['label'].astype(str).value_counts(sort=False).items()} for o,part in parts.items()}
+    def features(tmp): (tmp/'features.json').write_text(json.dumps(meta['features'], ensure_ascii=False), encoding='utf-8')
+    kept = dict(model=dict(arch='tfidf', kind=meta['kind']), labels=meta['labels'], cleaner=self.cleaner.to_dict(), max_len=None, widths=None, history=[])
+    training = dict(parameters=sum(v.size for k,v in arrays.items() if not k.startswith('idf')), features=sum(map(len, meta['features'])), **info.pop('training', {}))
+    return _write(folder, {k: torch.from_numpy(v) for k,v in arrays.items()}, features, **kept, **_figures({} if scores is None else scores),
+                  data=_data(labels, table), hardware=_hardware(torch.device('cpu')), training=training, **info)
 
 # %% ../nbs/42_bundle.ipynb #4006ee7a
 @contextmanager

@@ -95,7 +95,7 @@ Limit = Annotated[int|None, typer.Option('--limit', min=1, help='Read no more ro
 def train(
     file:File,
     out:Annotated[Path, typer.Option('--out', help='Folder for the bundle; an older bundle there is replaced.')] = Path('bundle'),
-    model:Annotated[str, typer.Option('--model', help='rnn, gru, lstm, bilstm, stacked_birnn, stacked_bilstm, pyramid, gru_attention, ngram or bert.')] = 'bilstm',
+    model:Annotated[str, typer.Option('--model', help='rnn, gru, lstm, bilstm, stacked_birnn, stacked_bilstm, pyramid, gru_attention, subword, ngram, bert, or tfidf for the linear baseline itself.')] = 'bilstm',
     pretrained:Annotated[str|None, typer.Option('--pretrained', help='What to start from: a bundle, or for bert the folder or name of a Hugging Face encoder.')] = None,
     epochs:Annotated[int|None, typer.Option('--epochs', min=1, help="Times over the training tweets; the model's own where not given, as with --bs and --lr.")] = None,
     valid:Annotated[float, typer.Option('--valid', min=0.01, max=0.9, help='Share of the tweets held out to score on.')] = 0.1,
@@ -105,6 +105,7 @@ def train(
     hidden:Annotated[int|None, typer.Option('--hidden', min=1, help="Size of the recurrent state; the model's own where not given.")] = None,
     emb:Annotated[int|None, typer.Option('--emb', min=1, help="Size of the word vectors; the model's own where not given.")] = None,
     max_len:Annotated[int, typer.Option('--max-len', min=1, help='Longer tweets are cut to this many tokens.')] = 128,
+    letters:Annotated[bool, typer.Option('--letters', help='For tfidf: sequences of letters as well as words.')] = False,
     seed:Annotated[int, typer.Option('--seed', help='The same seed gives the same figures on a CPU.')] = 42,
     top_labels:Annotated[int|None, typer.Option('--top-labels', min=2, help='Keep only tweets with one of the commonest labels; how many labels.')] = None,
     baseline:Annotated[bool, typer.Option(help='Train the linear baseline as well, to compare.')] = True,
@@ -120,11 +121,17 @@ def train(
     _say_read(df)
     if top_labels: df = _commonest(df, top_labels)
     from tweetnb.setup import setup_for
-    asked = dict(epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, cleaner=cleaner, max_len=max_len, params=_given(n_hidden=hidden, n_emb=emb))
+    asked = dict(epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, cleaner=cleaner, max_len=max_len, params=_given(n_hidden=hidden, n_emb=emb, chars=letters or None))
+    _check_linear(model, letters, epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, hidden=hidden, emb=emb, checkpoints=checkpoints)
     with _place(where, precision): train_table(df, out, setup_for(model, **_given(**asked)), valid, seed, baseline, checkpoints=checkpoints)
     say.print(f"Saved to [bold]{_plain(str(out))}[/bold]. Next:\n  tweetnb evaluate {_plain(str(out))} LABELLED_FILE\n  tweetnb predict {_plain(str(out))} FILE --out predictions.csv")
 
 # %% ../nbs/51_cli.ipynb #f67e241d
+def _check_linear(model, letters, **options):
+    "What makes no sense for the linear baseline, or only for it"
+    if model != 'tfidf' and letters: raise TweetnbError('only tfidf has letters beside words', remedy='Add --model tfidf, or leave --letters out.')
+    if model == 'tfidf' and (odd := _given(**options)): raise TweetnbError(f"tfidf knows no --{' and no --'.join(odd)}", remedy='Leave that out.')
+
 def _given(**kwargs): return {k: v for k,v in kwargs.items() if v is not None}
 
 def train_table(
@@ -136,10 +143,9 @@ def train_table(
     baseline:bool=True, # The linear baseline as well?
     checkpoints=None # Folder to keep the state of the training in
 ):
-    "Split, train, score beside the baseline, save; tells each step, returns the learner"
+    "Split, train, score beside the baseline, save; tells each step, returns the learner or the `LinearClassifier`"
     from tweetnb.block import trained_labels
     from tweetnb.bundle import check_free
-    from tweetnb.metrics import majority_score
     from tweetnb.rnn import count_parameters
     from tweetnb.split import split_indices, split_tweets
     check_free(out)
@@ -147,6 +153,15 @@ def train_table(
     df = split_tweets(df, valid=valid, seed=seed)
     train_df,valid_df = [df.iloc[idx] for idx in split_indices(df)]
     _say_split(train_df, valid_df)
+    report = df.attrs.get('read', {})
+    kept = dict(file=str(report.get('path', '')), rows=len(train_df), seed=seed)
+    if setup.model == 'tfidf':
+        linear = setup.train(df, seed)
+        scores = linear.scores(valid_df)
+        _say_beside(train_df, valid_df, [(_linear_name(linear), scores.accuracy, scores.macro_f1, linear.seconds)])
+        _say_scores(scores, setup.model)
+        linear.model.save_bundle(out, scores, df, training=dict(**kept, **setup.params, seconds=round(linear.seconds, 1)))
+        return linear.model
     dls = setup.loaders(df, seed)
     learn = setup.learner(dls, seed)
     say.print(f'Training {setup.model}: {count_parameters(learn.model):,} parameters, a vocabulary of {len(dls.tokenizer):,}.')
@@ -157,14 +172,10 @@ def train_table(
     took = time.time(); fit(setup, learn, cbs); took = time.time() - took
     scores = learn.scores()
     if say.quiet: return learn                        # one of several processes, and not the first
-    rows = [('always ' + repr(str(train_df['label'].mode()[0])), majority_score(train_df['label'], valid_df['label']), float('nan'), float('nan'))]
-    if baseline: rows.append(_baseline_row(df, valid_df, setup.cleaner, seed))
-    rows.append((setup.model, scores.accuracy, scores.macro_f1, took))
-    say.print()
-    _table(pd.DataFrame(rows, columns=['model', 'accuracy', 'macro-F1', 'seconds']), 'On the validation tweets', index=False)
+    beside = [_baseline_row(df, valid_df, setup.cleaner, seed)] if baseline else []
+    _say_beside(train_df, valid_df, [*beside, (setup.model, scores.accuracy, scores.macro_f1, took)])
     _say_scores(scores, setup.model)
-    report = df.attrs.get('read', {})
-    learn.save_bundle(out, scores, training=dict(file=str(report.get('path', '')), rows=len(train_df), epochs=setup.epochs, bs=setup.bs, lr=setup.lr, seed=seed, seconds=round(took, 1)))
+    learn.save_bundle(out, scores, df, training=dict(**kept, epochs=setup.epochs, bs=setup.bs, lr=setup.lr, seconds=round(took, 1)))
     return learn
 
 # %% ../nbs/51_cli.ipynb #b611ba75
@@ -179,7 +190,16 @@ def _baseline_row(df, valid_df, cleaner, seed):
     from tweetnb.setup import setup_for
     linear = setup_for('tfidf', cleaner=cleaner).train(df, seed)
     scores = linear.scores(valid_df)
-    return 'TF-IDF + logistic regression' if len(linear.labels) <= 100 else 'TF-IDF + naive Bayes', scores.accuracy, scores.macro_f1, linear.seconds
+    return _linear_name(linear), scores.accuracy, scores.macro_f1, linear.seconds
+
+def _linear_name(linear): return 'TF-IDF + logistic regression' if len(linear.labels) <= 100 else 'TF-IDF + naive Bayes'
+
+def _say_beside(train_df, valid_df, rows):
+    "The figures of each model, and of always giving the commonest label"
+    from tweetnb.metrics import majority_score
+    always = ('always ' + repr(str(train_df['label'].mode()[0])), majority_score(train_df['label'], valid_df['label']), float('nan'), float('nan'))
+    say.print()
+    _table(pd.DataFrame([always, *rows], columns=['model', 'accuracy', 'macro-F1', 'seconds']), 'On the validation tweets', index=False)
 
 def fit(
     setup, # A `Setup`

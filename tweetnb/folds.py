@@ -45,7 +45,6 @@ def train_folds(
     seeds=1 # Models for each fold: how many, or a list of their seeds
 ) -> Folds:
     "Train a model on all folds but one, for each fold and each seed"
-    if setup.model == 'tfidf': raise TweetnbError('the linear baseline has no bundle', remedy='Choose another model.')
     df,folder = (df if 'fold' in df else kfold_tweets(df, k)).reset_index(drop=True), Path(folder)
     seeds,folds = range(seeds) if isinstance(seeds, int) else seeds, sorted(set(df['fold']) - {-1})
     if not len(seeds): raise TweetnbError('no seeds, no models')

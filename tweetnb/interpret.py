@@ -8,6 +8,7 @@ __all__ = ['Attribution', 'Attributions', 'embedding_of', 'integrated_gradients'
 
 # %% ../nbs/40_interpret.ipynb #168f1791
 import re
+from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from html import escape
@@ -24,7 +25,7 @@ from .block import TweetDataLoaders
 from .core import TweetnbError, progress, sample_path
 from .layers import length_mask
 from .learner import tweet_learner
-from .linear import LinearClassifier
+from .linear import LinearClassifier, vectorizers
 from .ngram import NgramClassifier, hash_ngrams
 from .parse import read_tweets
 from .rnn import GRUAttention
@@ -233,36 +234,51 @@ def _numbers(labels, label, n):
 
 # %% ../nbs/40_interpret.ipynb #17d5b767
 def linear_weights(
-    source:LinearClassifier, # Fitted, with words and pairs, not letters
+    source:LinearClassifier, # Fitted
     texts:list, # Texts
     label=None # The most probable label where `None`; else a label, or one for each text
 ) -> Attributions: # In the order of the texts
     "The words of each text with their exact part in the evidence of the linear baseline"
-    words = source.features
-    if not hasattr(words, 'token_pattern'): raise TweetnbError('letters have no weight of their own', remedy='Fit the baseline with chars=False.')
+    words,*letters = vectorizers(source.features)
     wanted = _numbers(source.labels, label, len(texts))
     model,read = source.pipe[-1],source.cleaner.apply([str(o) for o in texts])
     coef = model.coef_ if hasattr(model, 'coef_') else model.feature_log_prob_
     if len(coef) == 1: coef = np.concatenate([-coef, coef])/2
     coef = coef - coef.mean(0)
-    probs,x = source.predict_proba(texts).to_numpy(), words.transform(read).tocsr()
+    probs,x,n = source.predict_proba(texts).to_numpy(), source.features.transform(read).tocsr(), len(words.vocabulary_)
     res = Attributions()
     for i,text in enumerate(texts):
         k = probs[i].argmax() if wanted[i] < 0 else wanted[i]
-        low = read[i].lower() if len(read[i].lower()) == len(read[i]) else read[i]
+        low = read[i].lower()
+        if len(low) != len(read[i]): read[i] = low          # so few letters that are two when small: İ
         spans = [m.span() for m in re.finditer(words.token_pattern, low)]
         part = dict(zip(x[i].indices, x[i].data*coef[k, x[i].indices]))
-        weights = _shares([low[s:e].lower() for s,e in spans], words.vocabulary_, part)
+        weights = _shares([low[s:e] for s,e in spans], words.vocabulary_, part)
+        if letters: weights += _letter_shares(low, spans, letters[0], {k - n: v for k,v in part.items()})
         res.append(Attribution(text, [read[i][s:e] for s,e in spans], weights, source.labels[k], float(probs[i,k]), read[i], spans, 'exact', float(sum(part.values()))))
     return res
 
 def _shares(tokens, vocab, part):
     "Each feature's part divided among its places and its words"
     places = [(vocab.get(' '.join(tokens[i:i+n])), i, n) for n in (1, 2) for i in range(len(tokens) - n + 1)]
-    ids,res = [o for o,_,_ in places],np.zeros(len(tokens))
-    count = {o: ids.count(o) for o in set(ids)}
-    for o,i,n in places:
-        if o is not None: res[i:i+n] += part.get(o, 0)/count[o]/n
+    return _spread([(o, i, i + n) for o,i,n in places], part, len(tokens))
+
+def _letter_shares(text, spans, letters, part):
+    "The same for letters, summed by token"
+    low,high = letters.ngram_range
+    places = []
+    for m in re.finditer(r'\S+', text):
+        word = f' {m.group()} '
+        for n in range(low, min(high, len(word)) + 1):
+            places += [(letters.vocabulary_.get(word[i:i+n]), max(m.start() + i - 1, m.start()), min(m.start() + i - 1 + n, m.end())) for i in range(len(word) - n + 1)]
+    weights = _spread(places, part, len(text))
+    return np.array([weights[s:e].sum() for s,e in spans])
+
+def _spread(places, part, n):
+    "Each feature's part, evenly over its places and over what lies in a place"
+    res,count = np.zeros(n),Counter(o for o,_,_ in places)
+    for o,s,e in places:
+        if o is not None: res[s:e] += part.get(o, 0)/count[o]/(e - s)
     return res
 
 # %% ../nbs/40_interpret.ipynb #feee0a9d
@@ -342,7 +358,7 @@ def attribute(
 ) -> Attributions: # A list of `Attribution`, in the order of the texts
     "Which tokens speak for a label; raises `TweetnbError` for a label or a method that there is not"
     texts = [texts] if isinstance(texts, str) else [str(o) for o in texts]
-    if isinstance(source, Trained): source = source.model
+    if isinstance(source, Trained) or isinstance(getattr(source, 'model', None), LinearClassifier): source = source.model
     if isinstance(source, LinearClassifier): return linear_weights(source, texts, label)
     parts = _Parts(source)
     best = 'exact' if isinstance(parts.model, NgramClassifier) else 'gradients' if embedding_of(parts.model) is not None else 'occlusion'

@@ -218,15 +218,15 @@ def _write(run, df):
     r,folder,learn = run.recipe,run.folder,run.trained.model
     folder.mkdir(parents=True, exist_ok=True)
     r.save(folder/'recipe.toml')
-    learn.save_bundle(folder/'bundle', run.scores, training=dict(recipe=r.name, variant=r.variant, seed=r.seed, seconds=round(run.trained.seconds, 1), **r.setup.changed()))
+    learn.save_bundle(folder/'bundle', run.scores, df, training=dict(recipe=r.name, variant=r.variant, seed=r.seed, seconds=round(run.trained.seconds, 1), **r.setup.changed()))
     figures = dict(scores=run.scores.to_dict(), top_2=run.top_k(2), baseline=run.baseline.to_dict(), seconds=run.trained.seconds, parameters=run.trained.parameters,
                    tweets=df['split'].value_counts().to_dict(), published=r.published, versions=versions())
-    history = run.trained.history.round(5)
+    history = pd.DataFrame() if run.trained.history is None else run.trained.history.round(5)      # the linear baseline has none
     texts = {'scores.json': json.dumps(figures, indent=1, ensure_ascii=False), 'audit.md': audit(df, near=None).to_markdown(),
              'history.csv': history.to_csv(), 'predictions.csv': published_form(run.rows, run.probs, r.name).to_csv(index=False)}
     for name,text in texts.items():
         with atomic_path(folder/name) as tmp: tmp.write_text(text, encoding='utf-8')
-    for name,ax in (('confusion.png', plot_confusion(run.scores)), ('history.png', plot_history(history))):
+    for name,ax in [('confusion.png', plot_confusion(run.scores)), *([('history.png', plot_history(history))] if len(history) else [])]:
         with atomic_path(folder/name) as tmp: ax.figure.savefig(tmp, dpi=110, bbox_inches='tight', format='png')
         plt.close(ax.figure)
 

@@ -10,9 +10,12 @@ from fastai.callback.schedule import fit_one_cycle
 import tweetnb
 from tweetnb.block import TweetDataLoaders
 from tweetnb.bundle import load_bundle
+from tweetnb.clean import Cleaner
 from tweetnb.core import sample_path
 from tweetnb.learner import tweet_learner
+from tweetnb.linear import LinearClassifier
 from tweetnb.parse import read_tweets
+from tweetnb.split import split_tweets
 from tweetnb.tokens import TweetTokenizer
 
 tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
@@ -28,10 +31,20 @@ def make(home):
         tokens = dict(tokenizer=make_tokens(df['text'].tolist(), size=400)) if make_tokens else dict(max_vocab=400)
         learn = tweet_learner(TweetDataLoaders.from_df(df, cleaner='tweeteval', bs=32, max_len=48, **tokens), name, **params)
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
-        folder = learn.save_bundle(home/name, table=df)
-        (folder/'.gitattributes').unlink()                  # they are kept as they are, not by LFS
-        probs = load_bundle(folder).predict_proba(texts)
-        (home/f'{name}.json').write_text(json.dumps(dict(texts=texts, probs=[[round(float(p), 8) for p in row] for row in probs]), indent=1), encoding='utf-8')
+        keep(learn.save_bundle(home/name, table=df))
+    make_linear(home, df)
+
+def make_linear(home, df):
+    df = split_tweets(df)
+    train = df[df['split'] == 'train']
+    keep(LinearClassifier(Cleaner.preset('tweeteval'), chars=True, min_df=5).fit(train['text'], train['label']).save_bundle(home/'tfidf', table=df))
+
+def keep(folder):
+    "The answers of a bundle beside it"
+    (folder/'.gitattributes').unlink()                      # they are kept as they are, not by LFS
+    probs = load_bundle(folder).predict_proba(texts)
+    kept = dict(texts=texts, probs=[[round(float(p), 8) for p in row] for row in probs])
+    folder.with_suffix('.json').write_text(json.dumps(kept, indent=1), encoding='utf-8')
 
 
 if __name__ == '__main__':
