@@ -1,5 +1,5 @@
 """What a saved model promises: damage is refused, kept bundles still load, ONNX answers alike, updates and files are whole or not at all."""
-import json, os, pickle, shutil, signal, subprocess, sys, time
+import json, os, pickle, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
 import numpy as np
@@ -279,6 +279,24 @@ def test_an_error_between_two_renames_puts_the_old_folder_back(tmp_path, monkeyp
         if len(calls) == 2: raise OSError(28, 'No space left on device')
         return true(a, b)
     monkeypatch.setattr(os, 'replace', fails)
+    monkeypatch.setattr('tweetnb.core._swap', lambda a, b: False)         # as on a system that cannot swap
     with pytest.raises((OSError, TweetnbError)):
         with atomic_path(folder, folder=True) as tmp: (tmp/'a').write_text('new')
     assert len(calls) == 3 and (folder/'a').read_text() == 'old' and [o.name for o in tmp_path.iterdir()] == ['kept']
+
+@pytest.mark.skipif(not sys.platform.startswith('linux'), reason='only Linux swaps folders in one step')
+def test_there_is_no_moment_without_a_bundle(tmp_path):
+    "Somebody who looks all the time, as a kill may come at any, always finds a whole folder"
+    from tweetnb.core import atomic_path
+    folder, missing, done = tmp_path/'kept', [], threading.Event()
+    def write(i):
+        with atomic_path(folder, folder=True) as tmp: (tmp/'a').write_text(f'{i:04}')
+    write(0)
+    def look():
+        while not done.is_set():
+            if not folder.is_dir(): missing.append(True)
+    watcher = threading.Thread(target=look); watcher.start()
+    try:
+        for i in range(300): write(i)
+    finally: done.set(); watcher.join()
+    assert not missing and (folder/'a').read_text() == '0299' and [o.name for o in tmp_path.iterdir()] == ['kept']

@@ -7,7 +7,7 @@ __all__ = ['TweetnbError', 'data_path', 'cache_path', 'sample_path', 'atomic_pat
            'progress']
 
 # %% ../nbs/00_core.ipynb #e802512a
-import hashlib, importlib.metadata, os, platform, random, shutil, sys, tempfile
+import ctypes, hashlib, importlib.metadata, os, platform, random, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -77,9 +77,17 @@ def atomic_path(
 def _fsync(path):
     with open(path, 'rb') as f: os.fsync(f.fileno())
 
+def _swap(a, b):
+    "Swap two paths at once; False where system or disk cannot"
+    try: renameat2 = ctypes.CDLL(None, use_errno=True).renameat2
+    except (AttributeError, OSError, TypeError): return False
+    here,exchange = -100,2                                                      # AT_FDCWD and RENAME_EXCHANGE of Linux
+    return renameat2(here, os.fsencode(a), here, os.fsencode(b), exchange) == 0
+
 def _replace(tmp, path):
-    "Put `tmp` in the place of `path`"
+    "Put `tmp` in the place of `path`; what stood there may stand at `tmp` afterwards"
     if not (path.is_dir() and tmp.is_dir()): return os.replace(tmp, path)
+    if _swap(tmp, path): return
     aside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.old.', dir=path.parent))
     os.replace(path, aside/path.name)
     try: os.replace(tmp, path)
