@@ -10,6 +10,7 @@ import json, os, tempfile, time
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
@@ -169,12 +170,25 @@ def plot(self:Comparison,
 ): # The axes
     "What a point costs: score against seconds of training, the bar one standard deviation over seeds"
     if ax is None: ax = plt.subplots(figsize=(6, 3.5), layout='constrained')[1]
-    for i,(m,row) in enumerate(self.table.iterrows()):
-        ax.errorbar(max(row['train s'], .01), row[self.metric], yerr=row['±'] if row['±'] == row['±'] else None, fmt='o', color='#c0392b' if m == self.base else '#2b6c99', capsize=3)
-        ax.annotate(m, (max(row['train s'], .01), row[self.metric]), xytext=(6, 4 if i % 2 else -10), textcoords='offset points', fontsize=8)
-    ax.set_xscale('log'); ax.margins(x=.2, y=.15); ax.spines[['top', 'right']].set_visible(False)
+    x,y = self.table['train s'].clip(lower=.01), self.table[self.metric]
+    for m in x.index:
+        yerr = self.table.loc[m, '±']
+        ax.errorbar(x[m], y[m], yerr=yerr if yerr == yerr else None, fmt='o', color='#c0392b' if m == self.base else '#2b6c99', capsize=3)
+    ax.set_xscale('log'); ax.set_xlim(x.min()/2, x.max()*2); ax.margins(y=.15); ax.spines[['top', 'right']].set_visible(False)
+    ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if x.max() < 20*x.min() else (1,))); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
     ax.set(xlabel='seconds of training', ylabel=self.metric.replace('_', ' '))
+    _name_points(ax, x, y)
     return ax
+
+def _name_points(ax, x, y):
+    "Names beside their points, towards the middle, none over another"
+    ax.figure.draw_without_rendering()
+    middle,placed = np.sqrt(np.prod(ax.get_xlim())), []
+    for m in x.index:
+        left = x[m] < middle
+        text = ax.annotate(m, (x[m], y[m]), xytext=(6 if left else -6, 0), textcoords='offset points', fontsize=8, ha='left' if left else 'right', va='center')
+        while any(text.get_window_extent().overlaps(o) for o in placed): text.xyann = text.xyann[0], text.xyann[1] - 2
+        placed.append(text.get_window_extent())
 
 @patch
 def save(self:Comparison,
