@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'File', 'Folder', 'TextColumn', 'LabelColumn', 'Format', 'Limit', 'train', 'train_table', 'fit',
-           'evaluate', 'predict', 'audit', 'convert', 'compare', 'run_recipe', 'export', 'run_app', 'serve', 'demo',
-           'main']
+           'evaluate', 'predict', 'explain', 'audit', 'convert', 'compare', 'run_recipe', 'export', 'run_app', 'serve',
+           'demo', 'main']
 
 # %% ../nbs/51_cli.ipynb #2abb2bed
 import csv, json, os, shutil, sys, time, traceback
@@ -339,6 +339,17 @@ def _mend_zeros(ids, wanted):
     res = ids.where(ids.isin(wanted), strip(ids).map(form)).fillna(ids)
     if n := int((res != ids).sum()): say.print(f'{n:,} IDs lack their leading zeros in the sample (such as {_plain(lost.iloc[0])}); they are written as it has them.')
     return res
+
+# %% ../nbs/51_cli.ipynb #dc43195e
+@app.command()
+def explain(
+    folder:Folder,
+    texts:Annotated[list[str], typer.Argument(help='Tweets, each in quotes.')],
+    label:Annotated[str|None, typer.Option('--label', help='Speak for this label; for the most probable one where not given.')] = None):
+    "Show which words of a tweet speak for its label, and which against it."
+    from tweetnb.bundle import load_bundle
+    from tweetnb.interpret import attribute
+    for o in attribute(load_bundle(folder), texts, label): say.print(o if say.is_terminal else _plain(repr(o)))
 
 # %% ../nbs/51_cli.ipynb #0cbdf278
 @app.command()
