@@ -118,7 +118,7 @@ def test_weights_of_another_model_are_refused(mood):
 kept = sorted((Path(__file__).parent/'bundles').glob('*/*/bundle.json'))
 
 def test_bundles_are_kept():
-    assert {'bert', 'bilstm', 'gru_attention', 'ngram', 'pyramid', 'tfidf'} <= {o.parent.name for o in kept}
+    assert {'bert', 'bilstm', 'ensemble', 'gru_attention', 'ngram', 'pyramid', 'tfidf'} <= {o.parent.name for o in kept}
     assert sum(o.stat().st_size for o in (Path(__file__).parent/'bundles').rglob('*')) < 1_000_000
 
 @pytest.mark.parametrize('folder', [o.parent for o in kept], ids=lambda o: f'{o.parent.name}-{o.name}')

@@ -155,7 +155,7 @@ def test_two_processes_and_checkpoints(demo, tmp_path):
 
 def test_help_and_usage():
     out = tweetnb('--help').stdout
-    for command in 'train', 'evaluate', 'predict', 'explain', 'audit', 'convert', 'compare', 'recipe', 'export', 'app', 'serve', 'demo': assert command in out
+    for command in 'train', 'evaluate', 'predict', 'explain', 'ensemble', 'audit', 'convert', 'compare', 'recipe', 'export', 'app', 'serve', 'demo': assert command in out
     assert tweetnb('train', ok=False).returncode == 2
     assert tweetnb('fly', ok=False).returncode == 2
     assert tweetnb('--version').stdout.startswith('tweetnb ')

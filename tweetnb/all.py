@@ -21,14 +21,13 @@ from fastai.data.transforms import ColReader, ColSplitter
 
 from .audit import audit
 from .block import TweetBlock, TweetDataLoaders
-from .bundle import load_bundle, predict
+from .bundle import ensemble, load_bundle, predict
 from .calibrate import RejectOption, Temperature, with_neutral
 from .callbacks import EvaluateEvery, SaveHistory, plot_evaluations
 from .checkpoint import Checkpoint
 from .clean import Cleaner
 from .compare import compare
 from .core import TweetnbError, data_path, sample_path, seed_everything
-from .ensemble import ensemble
 from .export import export_onnx, predict_file
 from .fetch import convert, fetch
 from .folds import train_folds

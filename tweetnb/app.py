@@ -217,7 +217,9 @@ def _plain(text):
     "Text in which nothing is Markdown"
     return re.sub(r'([\\`*_{}\[\]()#+\-.!|<>~:$&])', r'\\\1', text)
 
-def _told(st, error): return st.error(_plain(str(TweetnbError(error.problem, path=error.path and Path(error.path).name, line=error.line, remedy=error.remedy))))
+def _told(st, error, how='error'):
+    "Tell what is wrong, without the paths of this machine"
+    return getattr(st, how)(_plain(str(TweetnbError(error.problem, path=error.path and Path(error.path).name, line=error.line, remedy=error.remedy))))
 
 def _load(st, paths):
     "Name -> bundle; what cannot be loaded is told, and the rest goes on"
@@ -253,7 +255,7 @@ def _why(st, bundles, texts):
     why = {}
     for name,bundle in bundles.items():
         try: why[name] = attribute(bundle, texts)
-        except TweetnbError as e: _told(st, e)
+        except TweetnbError as e: _told(st, e, 'info')
     return why
 
 # %% ../nbs/52_app.ipynb #69a3022a

@@ -53,8 +53,12 @@ def _head(info, name):
 def _what(info, name):
     labels = ', '.join(f'**{_text(o)}**' for o in info['labels'])
     steps = ', '.join(_text(o if isinstance(o, str) else next(iter(o.values()) if isinstance(o, dict) else iter(o))) for o in info['cleaner'].get('steps', []))
-    return (f"# {_text(name)}\n\nA `{_text(info['model']['arch'])}` classifier of tweets, one of {len(info['labels'])} labels each: {labels}.\n\n"
-            f"Texts are cleaned first ({steps or 'nothing is changed'}); the cleaning is part of the model.")
+    return (f"# {_text(name)}\n\n{'An' if info['model']['arch'] == 'ensemble' else 'A'} `{_text(info['model']['arch'])}` classifier of tweets, one of {len(info['labels'])} labels each: {labels}.\n\n"
+            + (_members(info['model']['members']) if 'members' in info['model'] else f"Texts are cleaned first ({steps or 'nothing is changed'}); the cleaning is part of the model."))
+
+def _members(members):
+    rows = [(k, o['arch'], float(o['weight'])) for k,o in members.items()]
+    return f"The answer is the mean of what {len(rows)} models say, each with its own cleaning and its own card:\n\n{_table(rows, ('model', 'kind', 'weight'))}"
 
 def _use(info, name):
     return ("## How to use it\n\n```python\nfrom tweetnb.bundle import load_bundle\n"

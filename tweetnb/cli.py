@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['app', 'say', 'File', 'Folder', 'TextColumn', 'LabelColumn', 'Format', 'Limit', 'train', 'train_table', 'fit',
-           'evaluate', 'predict', 'explain', 'audit', 'convert', 'compare', 'run_recipe', 'export', 'run_app', 'serve',
-           'demo', 'main']
+           'evaluate', 'predict', 'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'export',
+           'run_app', 'serve', 'demo', 'main']
 
 # %% ../nbs/51_cli.ipynb #2abb2bed
 import csv, json, os, shutil, sys, time, traceback
@@ -350,6 +350,27 @@ def explain(
     from tweetnb.bundle import load_bundle
     from tweetnb.interpret import attribute
     for o in attribute(load_bundle(folder), texts, label): say.print(o if say.is_terminal else _plain(repr(o)))
+
+# %% ../nbs/51_cli.ipynb #8c6b350e
+@app.command()
+def ensemble(
+    folders:Annotated[list[Path], typer.Argument(metavar='DIR…', help='Bundles with the same labels.')],
+    tweets:Annotated[Path|None, typer.Option('--tweets', help='Labelled tweets that none was trained on, to choose the weights with; the same for all where not given.')] = None,
+    out:Annotated[Path, typer.Option('--out', help='Folder for the bundle; an older bundle there is replaced.')] = Path('ensemble'),
+    text:TextColumn = None, label:LabelColumn = None, format:Format = None, limit:Limit = None):
+    "Make one bundle of several, which answer together."
+    from tweetnb.bundle import check_free, ensemble
+    from tweetnb.metrics import Scores
+    from tweetnb.parse import read_tweets
+    check_free(out)
+    df = read_tweets(tweets, text=text, label=label or True, format=format, limit=limit) if tweets else None
+    if tweets: _say_read(df)
+    both = ensemble([*folders], df)
+    table = pd.DataFrame({'weight': both.weights}, index=[str(o) for o in folders])
+    if tweets: table['accuracy'] = [Scores(df['label'], o.predict(df)['label'], o.labels).accuracy for o in both.members]
+    _table(table, f'On the tweets of {tweets.name}' if tweets else None)
+    both.save_bundle(out)
+    say.print(f'Saved to [bold]{_plain(str(out))}[/bold]. Next, on other tweets:\n  tweetnb evaluate {_plain(str(out))} LABELLED_FILE')
 
 # %% ../nbs/51_cli.ipynb #0cbdf278
 @app.command()

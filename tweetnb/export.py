@@ -20,7 +20,6 @@ from torch import nn, Tensor
 from .bundle import Bundle, load_bundle, update_bundle
 from .core import TweetnbError, atomic_path, progress, sample_path
 from .layers import GRU, LSTM, RNN, Recurrent, length_mask
-from .linear import LinearClassifier
 from .parse import iter_tweets
 from .rnn import Pyramid, create_model
 
@@ -168,6 +167,8 @@ class Bf16Model:
 # %% ../nbs/44_export.ipynb #42df7ff9
 backends = {'torch': None, 'bf16': None, 'onnx': 'model.onnx', 'int8': 'model.int8.onnx'} # name -> the file it needs
 
+def _arch(bundle): return bundle.info['model']['arch']
+
 def with_backend(
     bundle:Bundle, # A loaded bundle
     name:str # 'torch', 'bf16', 'onnx' or 'int8'
@@ -175,7 +176,9 @@ def with_backend(
     "A bundle that computes in another way"
     if name not in backends: raise TweetnbError(f'there is no backend {name!r}', remedy=f"Choose from {', '.join(backends)}.")
     file = backends[name]
-    if name != 'torch' and isinstance(bundle.model, LinearClassifier): raise TweetnbError(f'the linear baseline has no {name!r}', remedy="Choose 'torch', which is the model as it is.")
+    if bundle.tokenizer is None:
+        if name == 'torch': return bundle
+        raise TweetnbError(f"{_arch(bundle)} has no {name!r}, which is for networks", remedy="Choose 'torch', which is the model as it is.")
     if file and file not in bundle.info['files']:
         raise TweetnbError(f'the bundle has no {file}', path=bundle.path, remedy=f"Make it with export_onnx(folder{', int8=True' if name == 'int8' else ''}).")
     model = OnnxModel(bundle.path/file) if file else Bf16Model(bundle.model) if name == 'bf16' else bundle.model
@@ -185,7 +188,7 @@ def there_are(
     bundle:Bundle # A loaded bundle
 ) -> list: # Names; those of ONNX only where it was exported and onnxruntime is installed
     "The backends that a bundle can compute with here"
-    if isinstance(bundle.model, LinearClassifier): return ['torch']
+    if bundle.tokenizer is None: return ['torch']
     onnx = importlib.util.find_spec('onnxruntime') is not None
     return [o for o,file in backends.items() if not file or onnx and file in bundle.info['files']]
 
@@ -221,7 +224,9 @@ def export_onnx(
 ) -> dict: # Differences, agreement, accuracy and bytes; kept in `bundle.info['onnx']` as well
     "Add the model as ONNX to its bundle, whole or not at all"
     bundle,made = load_bundle(folder), ['onnx', 'int8'][:1+int8]
-    if isinstance(bundle.model, LinearClassifier): raise TweetnbError('the linear baseline is not written as ONNX', path=folder, remedy='It needs no PyTorch to predict, and is fast as it is.')
+    if bundle.tokenizer is None:
+        raise TweetnbError(f'{_arch(bundle)} is not written as ONNX, which is for networks', path=folder,
+                           remedy='Export its members.' if _arch(bundle) == 'ensemble' else 'It needs no PyTorch to predict, and is fast as it is.')
     with update_bundle(folder) as (tmp,info):
         for name in made: (tmp/backends[name]).unlink(missing_ok=True)
         write_onnx(bundle.model, tmp/'model.onnx')

@@ -12,9 +12,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from .bundle import load_bundle
+from .bundle import ensemble, load_bundle
 from .core import TweetnbError, atomic_path, fingerprint
-from .ensemble import Ensemble, ensemble
+from .ensemble import Ensemble
 from .metrics import Scores
 from .setup import Setup
 from .split import kfold_tweets

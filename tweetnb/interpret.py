@@ -23,6 +23,7 @@ from .batches import pad_rows
 from .bert import Attend, BertClassifier
 from .block import TweetDataLoaders
 from .core import TweetnbError, progress, sample_path
+from .ensemble import Ensemble
 from .layers import length_mask
 from .learner import tweet_learner
 from .linear import LinearClassifier, vectorizers
@@ -358,7 +359,8 @@ def attribute(
 ) -> Attributions: # A list of `Attribution`, in the order of the texts
     "Which tokens speak for a label; raises `TweetnbError` for a label or a method that there is not"
     texts = [texts] if isinstance(texts, str) else [str(o) for o in texts]
-    if isinstance(source, Trained) or isinstance(getattr(source, 'model', None), LinearClassifier): source = source.model
+    if isinstance(source, Trained) or isinstance(getattr(source, 'model', None), (LinearClassifier, Ensemble)): source = source.model
+    if isinstance(source, Ensemble): raise TweetnbError('an ensemble reads in several ways, and has no words of its own to show', remedy='Explain its members one by one.')
     if isinstance(source, LinearClassifier): return linear_weights(source, texts, label)
     parts = _Parts(source)
     best = 'exact' if isinstance(parts.model, NgramClassifier) else 'gradients' if embedding_of(parts.model) is not None else 'occlusion'

@@ -9,11 +9,12 @@ from fastai.callback.schedule import fit_one_cycle
 
 import tweetnb
 from tweetnb.block import TweetDataLoaders
-from tweetnb.bundle import load_bundle
+from tweetnb.bundle import ensemble, load_bundle
 from tweetnb.clean import Cleaner
 from tweetnb.core import sample_path
 from tweetnb.learner import tweet_learner
 from tweetnb.linear import LinearClassifier
+from tweetnb.metrics import Scores
 from tweetnb.parse import read_tweets
 from tweetnb.split import split_tweets
 from tweetnb.tokens import TweetTokenizer
@@ -33,15 +34,22 @@ def make(home):
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
         keep(learn.save_bundle(home/name, table=df))
     make_linear(home, df)
+    make_ensemble(home)
 
 def make_linear(home, df):
     df = split_tweets(df)
     train = df[df['split'] == 'train']
     keep(LinearClassifier(Cleaner.preset('tweeteval'), chars=True, min_df=5).fit(train['text'], train['label']).save_bundle(home/'tfidf', table=df))
 
+def make_ensemble(home):
+    rest = read_tweets(sample_path('tweets.csv'), label=True).iloc[500:]
+    both = ensemble([home/'bilstm', home/'tfidf'])
+    both.weights = both.weights*[.5, 1.5]
+    keep(both.save_bundle(home/'ensemble', Scores(rest['label'], both.predict(rest)['label'], both.labels)))
+
 def keep(folder):
     "The answers of a bundle beside it"
-    (folder/'.gitattributes').unlink()                      # they are kept as they are, not by LFS
+    (folder/'.gitattributes').unlink(missing_ok=True)       # they are kept as they are, not by LFS
     probs = load_bundle(folder).predict_proba(texts)
     kept = dict(texts=texts, probs=[[round(float(p), 8) for p in row] for row in probs])
     folder.with_suffix('.json').write_text(json.dumps(kept, indent=1), encoding='utf-8')
