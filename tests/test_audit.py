@@ -61,6 +61,13 @@ def test_published_emoji_predictions():
     assert (find_duplicates(df, exact=True)['rows']-1).sum() == 1285
     assert len(find_conflicts(df, exact=True)) == 12
 
+def test_tweeteval_left_half_of_its_red_hearts():
+    df = real('tweeteval', 'emoji')
+    found = find_damage(df)
+    assert found.loc['rest of an emoji', 'rows'] > 19000
+    hearts = df['text'].str.contains(r'(?:^|\s)\ufe0f')
+    assert df['label'][hearts].value_counts(normalize=True).head(2).sum() > .99      # of twenty labels
+
 def test_celebrities_thank_the_same_people():
     tables = {s: real('authors', f'{s}_tweets.csv', label='name') for s in ('train', 'test')}
     found = audit(tables)

@@ -308,13 +308,14 @@ _damage = {'replacement character U+FFFD': r'\x{FFFD}',
            'mojibake': r'[ÂÃâðŸÐÑØÙÎÏ‚„ï][^\x00-\x7F]|â€',
            'HTML entity': r'&(?:#x?[0-9A-Fa-f]+|[A-Za-z]{2,8});',
            'HTML tag': r'(?i)<(?:br|/?[abip]|/?div|/?span|/?em|/?strong)\b[^<>]*>',
-           'escape written out': r'\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}'}
+           'escape written out': r'\\u[0-9A-Fa-f]{4}|\\x[0-9A-Fa-f]{2}',
+           'rest of an emoji': r'(?:^|\s)[\x{FE0F}\x{200D}\x{1F3FB}-\x{1F3FF}]'}
 
 # %% ../nbs/03_audit.ipynb #571618e1
 def find_damage(
     df # A table with `text`
 ) -> pd.DataFrame: # One row for each kind that occurs: rows, share, example
-    "Rows with traces of wrong decoding, control characters, HTML or escapes"
+    "Rows with traces of wrong decoding, control characters, HTML, escapes or emoji cut out by halves"
     a = _arrow(df['text'])
     found = {kind: np.flatnonzero(pc.match_substring_regex(a, rx)) for kind,rx in _damage.items()}
     found['mojibake'] = np.array([i for i in found['mojibake'] if ftfy.is_bad(df['text'].iat[i])], int)
