@@ -11,6 +11,7 @@ from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator
+from matplotlib.transforms import Bbox
 import numpy as np
 import pandas as pd
 from joblib import Parallel, delayed
@@ -181,9 +182,9 @@ def plot(self:Comparison,
     return ax
 
 def _name_points(ax, x, y):
-    "Names beside their points, towards the middle, none over another"
+    "Names beside their points, towards the middle, none over another or over a point"
     ax.figure.draw_without_rendering()
-    middle,placed = np.sqrt(np.prod(ax.get_xlim())), []
+    middle,placed = np.sqrt(np.prod(ax.get_xlim())), [Bbox.from_bounds(*ax.transData.transform((x[m], y[m])) - 4, 8, 8) for m in x.index]
     for m in x.index:
         left = x[m] < middle
         text = ax.annotate(m, (x[m], y[m]), xytext=(6 if left else -6, 0), textcoords='offset points', fontsize=8, ha='left' if left else 'right', va='center')
