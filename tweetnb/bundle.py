@@ -178,6 +178,7 @@ def _read_info(folder):
         raise TweetnbError(f"its format {info['format']} is newer than {bundle_format}, the newest this release knows", path=file, remedy='pip install -U tweetnb')
     return info
 
+# %% ../nbs/42_bundle.ipynb #5eeffb4e
 def _network(folder, info, cleaner):
     model,tokenizer = create_model(**info['model']), TweetTokenizer.load(folder)
     if len(info['labels']) != info['model']['n_labels'] or len(tokenizer) != info['model']['n_vocab']:
@@ -207,6 +208,7 @@ def _kind(info):
     kinds = {'tfidf': (('model.safetensors', 'features.json'), _linear), 'ensemble': ((), _ensemble)}
     return kinds.get(_arch(info), (('model.safetensors', 'tokenizer.json'), _network))
 
+# %% ../nbs/42_bundle.ipynb #52a050d6
 def _whole(n): return type(n) is int and n > 0
 
 def _check_lengths(info):

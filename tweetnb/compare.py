@@ -218,6 +218,7 @@ def _setups(models, common):
             raise TweetnbError(f'{name!r} is to be the mean of {wrong[0]!r}, which is not compared', remedy=f"Choose from {', '.join(res)}.")
     return res,teams
 
+# %% ../nbs/41_compare.ipynb #ea710518
 def mean_run(
     name:str, # What the mean is called
     runs:list, # (figures, probabilities) of runs with the same seed
@@ -229,6 +230,7 @@ def mean_run(
     return dict(model=name, seed=figures[0]['seed'], seconds=sum(f['seconds'] for f in figures), tweets_per_second=1/sum(1/f['tweets_per_second'] for f in figures),
                 parameters=sum(f['parameters'] for f in figures), **scores.to_dict(), setup=[f['setup'] for f in figures]),probs
 
+# %% ../nbs/41_compare.ipynb #67a28423
 def compare(
     df, # A table with `text` and `label`, perhaps with `split`; or a file that `read_tweets` reads
     models=('tfidf', 'ngram', 'lstm', 'bilstm', 'pyramid', 'gru_attention'), # Names, setups, or a dict of either by a name of one's own; there, a list of names is the mean of what these say
