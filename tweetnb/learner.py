@@ -87,6 +87,7 @@ def predict_proba(self:Learner,
     items=None, # Texts or a table; the validation set where `None`
 ) -> pd.DataFrame: # A row a tweet in the order of the input, a column a label
     "The probability of each label"
+    if isinstance(items, pd.DataFrame): items = items.drop(columns='label', errors='ignore')     # no metrics of what is not asked for
     dl = self.dls.valid if items is None else self.dls.test_dl(items)
     with self.no_bar(), self.no_logging(): probs = self.get_preds(dl=dl)[0]
     return pd.DataFrame(probs.numpy(), columns=self.dls.labels)
