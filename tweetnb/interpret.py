@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Attribution', 'Attributions', 'embedding_of', 'integrated_gradients', 'bag_weights', 'linear_weights', 'occlusion',
-           'attribute', 'attention']
+           'left_out', 'attribute', 'attention']
 
 # %% ../nbs/40_interpret.ipynb #168f1791
 import re
@@ -301,6 +301,26 @@ def occlusion(
         res[:,i] = whole - told(covered)
     return res*length_mask(lengths, ids.shape[1])
 
+# %% ../nbs/40_interpret.ipynb #949615ae
+def left_out(
+    source, # Whatever has `labels` and gives probabilities for texts, like an `Ensemble`
+    texts:list, # Texts
+    label=None, # The most probable label where `None`; else a label, or one for each text
+    max_len:int=256 # Words to look at, of a very long text
+) -> Attributions: # In the order of the texts
+    "The words of each text with the evidence that is lost without each"
+    res = Attributions()
+    for text,k in zip(texts, _numbers(source.labels, label, len(texts))):
+        spans = [m.span() for m in re.finditer(r'\S+', text)]
+        shown,cut = spans[:max_len],len(spans) > max_len
+        read = text[:shown[-1][1]] if cut else text
+        probs = np.asarray(source.predict_proba([read] + [read[:s] + read[e:] for s,e in shown]))
+        if k < 0: k = probs[0].argmax()
+        evidence = np.log(np.maximum(probs, 1e-12))
+        evidence = evidence[:,k] - evidence.mean(1)
+        res.append(Attribution(text, [read[s:e] for s,e in shown], evidence[0] - evidence[1:], source.labels[k], float(probs[0,k]), read, shown, 'occlusion', cut=cut))
+    return res
+
 # %% ../nbs/40_interpret.ipynb #d74c182a
 class _Parts:
     "What is needed of a learner, a trained setup or a bundle"
@@ -324,6 +344,11 @@ class _Parts:
             yield rows, *(o.to(self.device) for o in pad_rows(store, rows, pad_id=self.tokenizer.pad_id))
 
 # %% ../nbs/40_interpret.ipynb #5cf61ad8
+def _ways(model):
+    "By what attributions of a model can be had, the best first"
+    if isinstance(model, (LinearClassifier, NgramClassifier)): return ['exact', 'occlusion']
+    return ['gradients', 'occlusion'] if isinstance(model, nn.Module) and embedding_of(model) is not None else ['occlusion']
+
 def _weights(parts, ids, lengths, target, method):
     "Weights [batch, width], and what they should add up to or `None`"
     if method == 'occlusion': return occlusion(parts.model, ids, lengths, target, parts.tokenizer.unk_id), None
@@ -350,7 +375,7 @@ def _finish(parts, text, read, ids, weights, max_len, **kwargs):
 
 # %% ../nbs/40_interpret.ipynb #18d3f12f
 def attribute(
-    source, # A learner, a bundle, anything with `model`, `tokenizer`, `cleaner` and `labels`, or a `LinearClassifier`
+    source, # A learner, a bundle, anything with `model`, `tokenizer`, `cleaner` and `labels`, a `LinearClassifier` or an `Ensemble`
     texts, # A text, or several
     label=None, # Speak for what? The most probable label where `None`; else a label, or one for each text
     method:str|None=None, # 'occlusion' for that; the best that the model allows where `None`
@@ -360,12 +385,11 @@ def attribute(
     "Which tokens speak for a label; raises `TweetnbError` for a label or a method that there is not"
     texts = [texts] if isinstance(texts, str) else [str(o) for o in texts]
     if isinstance(source, Trained) or isinstance(getattr(source, 'model', None), (LinearClassifier, Ensemble)): source = source.model
-    if isinstance(source, Ensemble): raise TweetnbError('an ensemble reads in several ways, and has no words of its own to show', remedy='Explain its members one by one.')
-    if isinstance(source, LinearClassifier): return linear_weights(source, texts, label)
-    parts = _Parts(source)
-    best = 'exact' if isinstance(parts.model, NgramClassifier) else 'gradients' if embedding_of(parts.model) is not None else 'occlusion'
-    if (method := method or best) not in (best, 'occlusion'):
-        raise TweetnbError(f'this model has no attributions by {method!r}', remedy=f"Choose {best!r} or 'occlusion'.")
+    parts = None if isinstance(source, (LinearClassifier, Ensemble)) else _Parts(source)
+    ways = _ways(parts.model if parts else source)
+    if (method := method or ways[0]) not in ways:
+        raise TweetnbError(f'this model has no attributions by {method!r}', remedy=f"Choose {' or '.join(map(repr, ways))}.")
+    if parts is None: return linear_weights(source, texts, label) if method == 'exact' else left_out(source, texts, label, max_len)
     wanted,(read,store) = torch.from_numpy(_numbers(parts.labels, label, len(texts))),parts.read(texts, max_len)
     out,limit = Attributions([None]*len(texts)),min(max_len, parts.max_len or max_len)
     with _evaluation(parts.model), progress(total=len(texts), desc='attributing') as bar:
