@@ -48,7 +48,7 @@ class Scores:
         self.accuracy = float(accuracy_score(true, pred))
         self.macro_f1,self.macro_recall = float(f1_score(true, pred, **kw)), float(recall_score(true, pred, **kw))
         p,r,f,n = precision_recall_fscore_support(true, pred, labels=self.labels, zero_division=0)
-        self.by_label = pd.DataFrame(dict(precision=p, recall=r, f1=f, tweets=n), index=pd.Index(self.labels, name='label'))
+        self.by_label = pd.DataFrame(dict(precision=p, recall=r, f1=f, tweets=n.astype(int)), index=pd.Index(self.labels, name='label'))
         self.confusion = pd.DataFrame(confusion_matrix(true, pred, labels=self.labels), index=self.labels, columns=self.labels)
         self.confusion.index.name,self.confusion.columns.name = 'true','predicted'
 
