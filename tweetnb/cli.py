@@ -103,7 +103,7 @@ def train(
     file:File,
     out:Annotated[Path, typer.Option('--out', help='Folder for the bundle; an older bundle there is replaced.')] = Path('bundle'),
     model:Annotated[str, typer.Option('--model', help='rnn, gru, lstm, bilstm, stacked_birnn, stacked_bilstm, pyramid, gru_attention, subword, ngram, bert, or tfidf for the linear baseline itself.')] = 'bilstm',
-    pretrained:Annotated[str|None, typer.Option('--pretrained', help='What to start from: a bundle, or for bert the folder or name of a Hugging Face encoder.')] = None,
+    pretrained:Annotated[str|None, typer.Option('--pretrained', help='What to start from: a bundle of the same model, or for bert the folder or name of a Hugging Face encoder.')] = None,
     epochs:Annotated[int|None, typer.Option('--epochs', min=1, help="Times over the training tweets; the model's own where not given, as with --bs and --lr.")] = None,
     valid:Annotated[float, typer.Option('--valid', min=0.01, max=0.9, help='Share of the tweets held out to score on.')] = 0.1,
     cleaner:Annotated[str|None, typer.Option('--cleaner', help='Cleaning preset: emoji, arabizi, sentiment140, celebrity, imdb or tweeteval.')] = 'tweeteval',
@@ -129,7 +129,7 @@ def train(
     if top_labels: df = _commonest(df, top_labels)
     from tweetnb.setup import setup_for
     asked = dict(epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, cleaner=cleaner, max_len=max_len, params=_given(n_hidden=hidden, n_emb=emb, chars=letters or None))
-    _check_linear(model, letters, epochs=epochs, bs=bs, lr=lr, pretrained=pretrained, hidden=hidden, emb=emb, checkpoints=checkpoints)
+    _check_linear(model, letters, epochs=epochs, bs=bs, lr=lr, hidden=hidden, emb=emb, checkpoints=checkpoints)
     with _place(where, precision): train_table(df, out, setup_for(model, **_given(**asked)), valid, seed, baseline, checkpoints=checkpoints)
     say.print(f"Saved to [bold]{_plain(str(out))}[/bold]. Next:\n  tweetnb evaluate {_plain(str(out))} LABELLED_FILE\n  tweetnb predict {_plain(str(out))} FILE --out predictions.csv")
 

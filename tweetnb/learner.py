@@ -148,9 +148,13 @@ class Pretrained:
         if not isinstance(source, (str, Path)):
             tokenizer = source.dls.tokenizer if isinstance(source, Learner) else source.tokenizer
             return cls(source.model.state_dict(), tokenizer.vocab, source.model.config)
-        files = [Path(source)/o for o in ('bundle.json', 'model.safetensors')]
-        if missing := [o for o in files if not o.is_file()]: raise TweetnbError('it is missing from the bundle', path=missing[0])
-        return cls(load_file(files[1]), TweetTokenizer.load(source).vocab, json.loads(files[0].read_text(encoding='utf-8'))['model'])
+        info,weights = (Path(source)/o for o in ('bundle.json', 'model.safetensors'))
+        if not info.is_file(): raise TweetnbError('it is missing from the bundle', path=info)
+        config = json.loads(info.read_text(encoding='utf-8'))['model']
+        if 'n_vocab' not in config:
+            raise TweetnbError(f"it is {config['arch']}, which has no encoder to start from", path=source, remedy='Give the bundle of a network; only tfidf starts from a tfidf.')
+        if not weights.is_file(): raise TweetnbError('it is missing from the bundle', path=weights)
+        return cls(load_file(weights), TweetTokenizer.load(source).vocab, config)
 
     def settings(self,
         arch:str|None=None # The model that is wanted

@@ -8,6 +8,7 @@ __all__ = ['tfidf_features', 'vectorizers', 'LinearClassifier']
 # %% ../nbs/23_linear.ipynb #634195a5
 import numpy as np
 import pandas as pd
+from scipy.sparse import hstack
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.naive_bayes import ComplementNB
@@ -116,6 +117,57 @@ def from_state(cls:LinearClassifier,
     if weights.shape not in {(len(labels), n), (1 if len(labels) == 2 else len(labels), n)}:
         raise TweetnbError(f'weights of {weights.shape} do not fit {len(labels)} labels and {n:,} features')
     model.classes_,model.n_features_in_ = np.array(labels),n
-    res.features = FeatureUnion([(o, p) for (o,_),p in zip(res.features.transformer_list, parts)]) if len(parts) == 2 else parts[0]
+    res.features = _with_parts(res.features, parts)
     res.pipe = make_pipeline(res.features, model)
     return res
+
+def _with_parts(features, parts):
+    "The same features from other vectorizers"
+    return FeatureUnion([(o, p) for (o,_),p in zip(features.transformer_list, parts)]) if len(parts) == 2 else parts[0]
+
+# %% ../nbs/23_linear.ipynb #4ae740dc
+def _extended(old, new):
+    "The features of a fitted vectorizer, and behind them those that only another one has"
+    names = new.get_feature_names_out()
+    fresh = [o not in old.vocabulary_ for o in names]
+    res = type(new)(**{**new.get_params(), 'vocabulary': [*old.get_feature_names_out(), *names[fresh]]})
+    res.idf_ = np.r_[old.idf_, new.idf_[fresh]]
+    return res
+
+def _check_earlier(earlier, features, labels):
+    if not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > 100:
+        raise TweetnbError('only a logistic regression can start from another, and it has a hundred labels at most', remedy='Train without the earlier model.')
+    if len(vectorizers(earlier.features)) != len(vectorizers(features)):
+        raise TweetnbError('one of the two linear models sees letters and the other does not', remedy='Give both the same `chars` (`--letters`).')
+
+# %% ../nbs/23_linear.ipynb #5c3066e5
+@patch
+def fit_from(self:LinearClassifier,
+    earlier:LinearClassifier, # Trained on other tweets, perhaps for other labels
+    texts, # Training texts
+    labels # Their labels
+):
+    "`fit`, with what an `earlier` classifier says of each text as further features; raises `TweetnbError` where the two do not fit"
+    _check_earlier(earlier, self.features, labels)
+    texts,old,before = self.cleaner.apply(list(texts)), vectorizers(earlier.features), earlier.pipe[-1]
+    try: self.features.fit(texts)
+    except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
+    parts = [_extended(a, b) for a,b in zip(old, vectorizers(self.features))]
+    starts = np.cumsum([0, *(len(o.vocabulary_) for o in parts)])
+    place = np.concatenate([s + np.arange(len(o.vocabulary_)) for s,o in zip(starts, old)])      # the earlier features among all
+    self.features = _with_parts(self.features, parts)
+    X = self.features.transform(texts)
+    said = X[:, place] @ before.coef_.T + before.intercept_
+    scale = said.std() or 1.                                     # 0 where nothing of it is in the new texts
+    self._fit_beside(X, said/scale, labels)
+    m,n = self.model,X.shape[1]
+    weight,m.coef_ = m.coef_[:, n:]/scale, m.coef_[:, :n]
+    m.coef_[:, place] += weight @ before.coef_
+    m.intercept_,m.n_features_in_ = m.intercept_ + weight @ before.intercept_, n
+    self.pipe = make_pipeline(self.features, m)
+    return self
+
+@patch
+def _fit_beside(self:LinearClassifier, X, said, labels):
+    try: self.model.fit(hstack([X, said.astype(X.dtype)], format='csr'), np.asarray(labels).astype(str))
+    except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e

@@ -181,6 +181,13 @@ class Trained:
     def __repr__(self): return f'Trained {self.setup.model}: {self.parameters:,} parameters, {self.seconds:.1f} s, seed {self.seed}'
 
 # %% ../nbs/38_setup.ipynb #9530685c
+def _earlier(folder):
+    "The linear model of a bundle"
+    from tweetnb.bundle import load_bundle
+    model = load_bundle(folder).model
+    if not isinstance(model, LinearClassifier): raise TweetnbError('it is no linear model, and tfidf can start from no other', path=folder, remedy="Make one with the model 'tfidf'.")
+    return model
+
 @patch
 def train(self:Setup,
     df:pd.DataFrame, # `text`, `label` and `split`
@@ -194,7 +201,9 @@ def train(self:Setup,
         seed_everything(seed)
         train = df.iloc[split_indices(df)[0]]
         cleaner = Cleaner.preset(self.cleaner) if self.cleaner else None
-        model = LinearClassifier(cleaner, seed=seed, **self.params).fit(train['text'], train['label'])
+        model = LinearClassifier(cleaner, seed=seed, **self.params)
+        if self.pretrained: model.fit_from(_earlier(self.pretrained), train['text'], train['label'])
+        else: model.fit(train['text'], train['label'])
     else:
         model = self.learner(self.loaders(df, seed), seed)
         if quiet:
