@@ -7,6 +7,7 @@ __all__ = ['scored_rows', 'run_once', 'run_or_load', 'bootstrap_scores', 'paired
 
 # %% ../nbs/41_compare.ipynb #56309e93
 import json, os, tempfile, time
+from itertools import product
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -182,14 +183,19 @@ def plot(self:Comparison,
     return ax
 
 def _name_points(ax, x, y):
-    "Names beside their points, towards the middle, none over another or over a point"
+    "Names beside their points, as near as there is room: none over another or over a point, a line to those that are further off"
     ax.figure.draw_without_rendering()
     middle,placed = np.sqrt(np.prod(ax.get_xlim())), [Bbox.from_bounds(*ax.transData.transform((x[m], y[m])) - 4, 8, 8) for m in x.index]
     for m in x.index:
-        left = x[m] < middle
-        text = ax.annotate(m, (x[m], y[m]), xytext=(6 if left else -6, 0), textcoords='offset points', fontsize=8, ha='left' if left else 'right', va='center')
-        while any(text.get_window_extent().overlaps(o) for o in placed): text.xyann = text.xyann[0], text.xyann[1] - 2
-        placed.append(text.get_window_extent())
+        text = ax.annotate(m, (x[m], y[m]), xytext=(0, 0), textcoords='offset points', fontsize=8, va='center')
+        text.set_in_layout(False)
+        for away,side in product(range(16), (1, -1) if x[m] < middle else (-1, 1)):
+            text.xyann = side*(6 + 6*(away > 1)), (-1)**away*((away + 1)//2)*9
+            text.set_ha('left' if side > 0 else 'right')
+            box = text.get_window_extent()
+            if not any(box.overlaps(o) for o in placed) and ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1: break
+        placed.append(box)
+        if away > 1: ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=dict(arrowstyle='-', lw=.4, color='gray', shrinkA=0, shrinkB=0))
 
 @patch
 def save(self:Comparison,
