@@ -6,6 +6,8 @@
 __all__ = ['tfidf_features', 'vectorizers', 'LinearClassifier']
 
 # %% ../nbs/23_linear.ipynb #634195a5
+from contextlib import contextmanager
+
 import numpy as np
 import pandas as pd
 from scipy.sparse import hstack
@@ -34,6 +36,11 @@ def vectorizers(
     return [o for _,o in features.transformer_list] if isinstance(features, FeatureUnion) else [features]
 
 # %% ../nbs/23_linear.ipynb #a92f78f3
+@contextmanager
+def _learning():
+    try: yield
+    except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
+
 class LinearClassifier:
     "TF-IDF and logistic regression, with the cleaning inside"
     def __init__(self,
@@ -54,8 +61,7 @@ class LinearClassifier:
         "Learn from labelled texts; raises `TweetnbError` where there is nothing to learn"
         model = self.model if len(set(labels)) <= 100 else ComplementNB()
         self.pipe = make_pipeline(self.features, model)
-        try: self.pipe.fit(self.cleaner.apply(list(texts)), np.asarray(labels).astype(str))
-        except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
+        with _learning(): self.pipe.fit(self.cleaner.apply(list(texts)), np.asarray(labels).astype(str))
         return self
 
     @property
@@ -150,8 +156,7 @@ def fit_from(self:LinearClassifier,
     "`fit`, with what an `earlier` classifier says of each text as further features; raises `TweetnbError` where the two do not fit"
     _check_earlier(earlier, self.features, labels)
     texts,old,before = self.cleaner.apply(list(texts)), vectorizers(earlier.features), earlier.pipe[-1]
-    try: self.features.fit(texts)
-    except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
+    with _learning(): self.features.fit(texts)
     parts = [_extended(a, b) for a,b in zip(old, vectorizers(self.features))]
     starts = np.cumsum([0, *(len(o.vocabulary_) for o in parts)])
     place = np.concatenate([s + np.arange(len(o.vocabulary_)) for s,o in zip(starts, old)])      # the earlier features among all
@@ -159,15 +164,10 @@ def fit_from(self:LinearClassifier,
     X = self.features.transform(texts)
     said = X[:, place] @ before.coef_.T + before.intercept_
     scale = said.std() or 1.                                     # 0 where nothing of it is in the new texts
-    self._fit_beside(X, said/scale, labels)
+    with _learning(): self.model.fit(hstack([X, (said/scale).astype(X.dtype)], format='csr'), np.asarray(labels).astype(str))
     m,n = self.model,X.shape[1]
     weight,m.coef_ = m.coef_[:, n:]/scale, m.coef_[:, :n]
     m.coef_[:, place] += weight @ before.coef_
     m.intercept_,m.n_features_in_ = m.intercept_ + weight @ before.intercept_, n
     self.pipe = make_pipeline(self.features, m)
     return self
-
-@patch
-def _fit_beside(self:LinearClassifier, X, said, labels):
-    try: self.model.fit(hstack([X, said.astype(X.dtype)], format='csr'), np.asarray(labels).astype(str))
-    except ValueError as e: raise TweetnbError(f'the linear baseline cannot learn from these tweets ({e})') from e
