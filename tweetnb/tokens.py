@@ -8,7 +8,7 @@ __all__ = ['WORDS', 'tweet_words', 'TokenStore', 'TweetTokenizer', 'fetch_comman
 
 # %% ../nbs/10_tokens.ipynb #0815820b
 import json, multiprocessing, os, re, shutil, sys, threading, urllib.error, urllib.request, warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from functools import cached_property
@@ -241,12 +241,11 @@ def unknown_rate(self:TweetTokenizer,
 # %% ../nbs/10_tokens.ipynb #67e6150e
 SPECIALS = ['[PAD]', '[UNK]']
 
-def _train(texts, model, trainer, split, decoder, **options):
-    "Train `model`; padding and unknown are in its vocabulary, but no text is searched for them"
+def _train(texts, model, trainer, split, decoder, first=(), **options):
+    "Train `model`; padding, unknown and the pieces `first` are in its vocabulary, but no text is searched for them"
     tk = Tokenizer(model)
     tk.pre_tokenizer = split
-    texts = _strings(texts)
-    try: tk.train_from_iterator(texts, trainer(special_tokens=SPECIALS, show_progress=False, **options))
+    try: tk.train_from_iterator(_strings(texts), trainer(special_tokens=[*SPECIALS, *first], show_progress=False, **options))
     except Exception as e:  # tokenizers raises nothing narrower
         raise TweetnbError(f'no vocabulary can be trained ({e})', remedy='Ask for a larger vocabulary or give more texts.') from e
     bare = Tokenizer(tk.model)
@@ -280,6 +279,17 @@ def char(cls:TweetTokenizer,
 # %% ../nbs/10_tokens.ipynb #a6480177
 _chunks = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(r'[\s\p{Cc}]+'), 'removed'), pre_tokenizers.Metaspace()])
 
+def _train_pairs(texts, model, trainer, split, decoder, size, min_freq, mark=''):
+    "Train by joining pairs, the same pieces each time: at most a quarter of `size` are characters, `mark` stands before those that continue a word"
+    texts = _strings(texts)
+    tk = Tokenizer(models.BPE())
+    tk.pre_tokenizer = split
+    tk.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=0, continuing_subword_prefix=mark, show_progress=False))
+    found,counts = tk.get_vocab(),Counter(''.join(texts))
+    chars = sorted((o for o in found if len(o) == 1), key=lambda o: (-counts.get(o, float('inf')), o))[:size//4]
+    return _train(texts, model, trainer, split, decoder, first=[mark+o for o in sorted(chars) if mark and mark+o in found],
+                  vocab_size=size, min_frequency=min_freq, initial_alphabet=chars, limit_alphabet=len(chars))
+
 # %% ../nbs/10_tokens.ipynb #1b81ab63
 @patch(cls_method=True)
 def bpe(cls:TweetTokenizer,
@@ -288,8 +298,7 @@ def bpe(cls:TweetTokenizer,
     min_freq:int=2 # Join no pair that is seen less often
 ) -> TweetTokenizer: # Of kind 'bpe'
     "Byte-pair encoding, trained; at most a quarter of the vocabulary is single characters"
-    return cls(_train(texts, models.BPE(unk_token='[UNK]', fuse_unk=True), trainers.BpeTrainer, _chunks, decoders.Metaspace(),
-                      vocab_size=size, min_frequency=min_freq, limit_alphabet=size//4), 'bpe')
+    return cls(_train_pairs(texts, models.BPE(unk_token='[UNK]', fuse_unk=True), trainers.BpeTrainer, _chunks, decoders.Metaspace(), size, min_freq), 'bpe')
 
 # %% ../nbs/10_tokens.ipynb #cb036506
 @patch(cls_method=True)
@@ -299,8 +308,7 @@ def wordpiece(cls:TweetTokenizer,
     min_freq:int=2 # Join no pair that is seen less often
 ) -> TweetTokenizer: # Of kind 'wordpiece'
     "WordPiece, trained; pieces that continue a word begin with `##`"
-    return cls(_train(texts, models.WordPiece(unk_token='[UNK]'), trainers.WordPieceTrainer, _words, decoders.WordPiece(cleanup=False),
-                      vocab_size=size, min_frequency=min_freq, limit_alphabet=size//4), 'wordpiece')
+    return cls(_train_pairs(texts, models.WordPiece(unk_token='[UNK]'), trainers.WordPieceTrainer, _words, decoders.WordPiece(cleanup=False), size, min_freq, '##'), 'wordpiece')
 
 # %% ../nbs/10_tokens.ipynb #7d941465
 @patch(cls_method=True)
