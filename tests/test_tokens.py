@@ -177,6 +177,22 @@ def test_no_texts():
     for tok in TweetTokenizer.word([]), TweetTokenizer.unigram(['']): assert tok.encode(['good', '']).lengths.min() == 1
 
 
+@pytest.mark.parametrize('kind', ['word', 'char', 'bpe', 'wordpiece'])
+@settings(max_examples=25, deadline=None)
+@given(st.lists(texts, max_size=20), st.randoms(use_true_random=False), st.sampled_from([12, 40, 8000]))
+def test_training_leaves_nothing_to_chance(kind, train, random, size):
+    make = lambda t: getattr(TweetTokenizer, kind)(t, **{'max_vocab' if kind in ('word', 'char') else 'size': size}).source
+    assert make(train) == make(random.sample(train, len(train)))
+
+
+@pytest.mark.parametrize('kind', ['bpe', 'wordpiece'])
+def test_rare_characters_are_the_ones_left_out(kind):
+    make = getattr(TweetTokenizer, kind)
+    assert {o for o in make(['eeee dd c b a'], size=12).vocab if len(o) == 1} == set('▁ed' if kind == 'bpe' else 'eda')
+    assert make(TRAIN).unknown_rate(TRAIN) == 0
+    assert max(map(len, make(TRAIN, size=40).vocab[2:])) > 1 and len(make(TRAIN, size=400)) <= 400
+
+
 # saving
 
 @pytest.mark.parametrize('kind', [*KINDS, 'pretrained'])

@@ -316,7 +316,7 @@ def unigram(cls:TweetTokenizer,
     texts, # The training texts
     size:int=8_000 # The size of the vocabulary, padding and unknown counted; a small corpus gives less
 ) -> TweetTokenizer: # Of kind 'unigram'
-    "A unigram language model of pieces, trained; `size` must have room for every character there is"
+    "A unigram language model of pieces, trained, slightly otherwise each time; `size` must have room for every character there is"
     return cls(_train(texts, models.Unigram(), trainers.UnigramTrainer, _chunks, decoders.Metaspace(),
                       vocab_size=size, unk_token='[UNK]'), 'unigram')
 
