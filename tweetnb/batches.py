@@ -122,6 +122,7 @@ def _pool(self:BucketSampler, rng):
     if self.last == 'drop': rows = rows[:len(self)*self.bs*self.world]
     return np.resize(rows, max(len(rows), len(self)*self.world))               # a tweet for every process at least
 
+# %% ../nbs/12_batches.ipynb #631256f1
 @patch
 def _steps(self:BucketSampler, n):
     "What all processes do together in each step of epoch `n`: rows, width"
@@ -138,6 +139,7 @@ def _steps(self:BucketSampler, n):
     steps = rng.permutation(len(self)) if self.shuffle else np.arange(len(self))[::-1]
     return [(rows[starts[s]:starts[s+1]], int(widths[s])) for s in steps]
 
+# %% ../nbs/12_batches.ipynb #ca8d6669
 @patch
 def plan(self:BucketSampler,
     n:int=0, # The number of the epoch

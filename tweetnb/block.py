@@ -154,6 +154,7 @@ def _plan(self:TweetDL):
     parts = [idxs[i:i+self.bs] for i in range(0, len(idxs), self.bs)]
     return [(rows, self.sampler.width(rows)) for rows in parts]
 
+# %% ../nbs/13_block.ipynb #c2975d13
 @patch
 def _seen(self:TweetDL):
     "bool [tweets], which of them another process answers for; `None` where no tweet comes twice"
@@ -163,6 +164,14 @@ def _seen(self:TweetDL):
         for rows,_ in self.sampler.plan(self.epoch, rank): seen[rows] = True
     return seen
 
+def _first(rows, seen, n):
+    "bool [n], which of the rows were not `seen` before, nor earlier in `rows`; notes them as seen"
+    out = np.zeros(n, dtype=bool)
+    out[np.unique(rows, return_index=True)[1]] = True
+    out[:len(rows)] &= ~seen[rows]
+    seen[rows] = True
+    return torch.from_numpy(out)
+
 @patch
 def _cut(self:TweetDL):
     "Each batch, and which of its rows count in predictions (`None` for all)"
@@ -171,6 +180,7 @@ def _cut(self:TweetDL):
         b = self.batch(rows, width)
         yield b, None if seen is None else _first(rows, seen, len(b[0]))
 
+# %% ../nbs/13_block.ipynb #c67fc9b8
 @patch
 def moved(self:TweetDL,
     batches # What `_cut` yields
@@ -192,15 +202,6 @@ def to_detach(self:TweetDL, b, cpu=True, gather=True):
     if self.fresh is None: return b
     def keep(t): return t[self.fresh.to(t.device)] if t.ndim and len(t) == len(self.fresh) else t
     return keep(b) if isinstance(b, torch.Tensor) else type(b)(keep(t) for t in b)
-
-# %% ../nbs/13_block.ipynb #c2975d13
-def _first(rows, seen, n):
-    "bool [n], which of the rows were not `seen` before, nor earlier in `rows`; notes them as seen"
-    out = np.zeros(n, dtype=bool)
-    out[np.unique(rows, return_index=True)[1]] = True
-    out[:len(rows)] &= ~seen[rows]
-    seen[rows] = True
-    return torch.from_numpy(out)
 
 # %% ../nbs/13_block.ipynb #5c4fb505
 @patch

@@ -141,6 +141,7 @@ def _check_linear(model, letters, **options):
 
 def _given(**kwargs): return {k: v for k,v in kwargs.items() if v is not None}
 
+# %% ../nbs/51_cli.ipynb #a4621281
 def train_table(
     df:pd.DataFrame, # A table from `read_tweets`
     out, # Folder for the bundle

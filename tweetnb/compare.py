@@ -166,6 +166,7 @@ def to_markdown(self:Comparison) -> str:
     lines += [' | '.join(cell(n, x) for n,x in row.items()) for _,row in t.iterrows()]
     return '\n'.join(f'| {o} |' if '--' not in o else f'|{o}|' for o in lines) + '\n'
 
+# %% ../nbs/41_compare.ipynb #ab61e840
 @patch
 def plot(self:Comparison,
     ax=None # Axes to draw on; new ones where `None`
@@ -197,6 +198,7 @@ def _name_points(ax, x, y):
         placed.append(box)
         if away > 1: ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=dict(arrowstyle='-', lw=.4, color='gray', shrinkA=0, shrinkB=0))
 
+# %% ../nbs/41_compare.ipynb #c597100b
 @patch
 def save(self:Comparison,
     folder # Where to; made where it is not there

@@ -41,7 +41,7 @@ class Setup:
     min_freq:int = 2 # Tokens seen less often in training are unknown
     max_len:int = 128 # Longer tweets are cut to this many tokens
     vectors:str|list|None = None # GloVe or word2vec to start the embedding with, also a path below `TWEETNB_DATA`; several are joined
-    pretrained:str|None = None # Folder of a bundle, or folder or name of a Hugging Face encoder
+    pretrained:str|None = None # Folder of a bundle, or folder or name of a Hugging Face encoder; `{seed}` in it becomes the seed of the training
     epochs:int = 3 # Times over the training tweets
     lr:float = 5e-3 # Largest learning rate
     head_lr:float|None = None # Of the head, where it is another one
@@ -196,6 +196,7 @@ def train(self:Setup,
     quiet:bool=True # No table of epochs
 ) -> Trained:
     "Train on the training rows of a table"
+    if '{seed}' in str(self.pretrained): return replace(self, pretrained=str(self.pretrained).replace('{seed}', str(seed))).train(df, seed, cbs, quiet)
     start,history = time.perf_counter(),None
     if self.model == 'tfidf':
         seed_everything(seed)
