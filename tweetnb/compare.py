@@ -180,22 +180,26 @@ def plot(self:Comparison,
     ax.set_xscale('log'); ax.set_xlim(x.min()/2, x.max()*2); ax.margins(y=.15); ax.spines[['top', 'right']].set_visible(False)
     ax.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if x.max() < 20*x.min() else (1,))); ax.xaxis.set_major_formatter('{x:g}'); ax.xaxis.set_minor_formatter('')
     ax.set(xlabel='seconds of training', ylabel=self.metric.replace('_', ' '))
-    _name_points(ax, x, y)
+    _name_points(ax, x, y, self.table['±'].fillna(0))
     return ax
 
-def _name_points(ax, x, y):
-    "Names beside their points, as near as there is room: none over another or over a point, a line to those that are further off"
+def _name_points(ax, x, y, err):
+    "Names beside their points, as near as there is room: none over another, a point or its bar, a line to those that are further off"
     ax.figure.draw_without_rendering()
-    middle,placed = np.sqrt(np.prod(ax.get_xlim())), [Bbox.from_bounds(*ax.transData.transform((x[m], y[m])) - 4, 8, 8) for m in x.index]
+    middle,ends = np.sqrt(np.prod(ax.get_xlim())), {m: ax.transData.transform([(x[m], y[m] - err[m]), (x[m], y[m] + err[m])]) for m in x.index}
+    placed = [Bbox([low - 4, high + 4]) for low,high in ends.values()]
     for m in x.index:
         text = ax.annotate(m, (x[m], y[m]), xytext=(0, 0), textcoords='offset points', fontsize=8, va='center')
         text.set_in_layout(False)
-        for away,side in product(range(16), (1, -1) if x[m] < middle else (-1, 1)):
+        def box_at(away, side):
             text.xyann = side*(6 + 6*(away > 1)), (-1)**away*((away + 1)//2)*9
             text.set_ha('left' if side > 0 else 'right')
-            box = text.get_window_extent()
-            if not any(box.overlaps(o) for o in placed) and ax.bbox.x0 < box.x0 and box.x1 < ax.bbox.x1: break
-        placed.append(box)
+            return text.get_window_extent()
+        def cost(spot):
+            box = box_at(*spot)
+            return not all(ax.bbox.contains(*o) for o in (box.min, box.max)), sum(box.overlaps(o) for o in placed), spot[0]
+        away,side = min(product(range(24), (1, -1) if x[m] < middle else (-1, 1)), key=cost)
+        placed.append(box_at(away, side))
         if away > 1: ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=dict(arrowstyle='-', lw=.4, color='gray', shrinkA=0, shrinkB=0))
 
 # %% ../nbs/41_compare.ipynb #c597100b
