@@ -186,8 +186,8 @@ def plot(self:Comparison,
 def _name_points(ax, x, y, err):
     "Names beside their points, as near as there is room: none over another, a point or its bar, a line to those that are further off"
     ax.figure.draw_without_rendering()
-    middle,ends = np.sqrt(np.prod(ax.get_xlim())), {m: ax.transData.transform([(x[m], y[m] - err[m]), (x[m], y[m] + err[m])]) for m in x.index}
-    placed = [Bbox([low - 4, high + 4]) for low,high in ends.values()]
+    middle = np.sqrt(np.prod(ax.get_xlim()))
+    placed = [Bbox(ax.transData.transform([(x[m], y[m] - err[m]), (x[m], y[m] + err[m])])).padded(4) for m in x.index]
     for m in x.index:
         text = ax.annotate(m, (x[m], y[m]), xytext=(0, 0), textcoords='offset points', fontsize=8, va='center')
         text.set_in_layout(False)
