@@ -10,10 +10,10 @@ import pytest
 
 pytest.importorskip('streamlit', reason="needs the extra 'app'")
 
-from tweetnb.app import find_bundles, label_table, run_app, show_label, stored
-from tweetnb.bundle import load_bundle
+from tweetnb.ship.app import find_bundles, label_table, run_app, show_label, stored
+from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.parse import read_tweets
+from tweetnb.data.read import read_tweets
 
 chromium = os.environ.get('CHROMIUM') or shutil.which('chromium') or shutil.which('chromium-browser') or shutil.which('google-chrome')
 try: from playwright.sync_api import sync_playwright
@@ -27,8 +27,8 @@ hostile = '<img src=x onerror="window.hacked=1"> **bold** :joy:'
 def home(tmp_path_factory):
     "Two bundles, the second with a label from hell"
     from fastai.callback.schedule import fit_one_cycle
-    from tweetnb.block import TweetDataLoaders
-    from tweetnb.learner import tweet_learner
+    from tweetnb.text.block import TweetDataLoaders
+    from tweetnb.train.learner import tweet_learner
     home = tmp_path_factory.mktemp('bundles')
     df = read_tweets(sample_path('tweets.csv'), label=True).head(600)
     for name, labels in ('moods', {}), ('wild', {'neutral': hostile, 'positive': ':thumbs_up:'}):
@@ -43,7 +43,7 @@ def home(tmp_path_factory):
 @pytest.fixture(scope='module')
 def address(home):
     "`run_app` in a process of its own, over a bundle that takes its time with tweets that ask for it"
-    code = ("import sys, time; from tweetnb.app import run_app; from tweetnb.bundle import Bundle; real = Bundle.predict_proba\n"
+    code = ("import sys, time; from tweetnb.ship.app import run_app; from tweetnb.ship.bundle import Bundle; real = Bundle.predict_proba\n"
             "def slow(self, texts): time.sleep(.25*any('take your time' in o for o in texts)); return real(self, texts)\n"
             "Bundle.predict_proba = slow; run_app(sys.argv[1], port=0, max_mb=2, say=lambda o: print(o, flush=True))")
     it = subprocess.Popen([sys.executable, '-c', code, str(home)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
@@ -312,5 +312,5 @@ def test_it_does_not_start(home, tmp_path):
 
 
 def test_importing_is_quick():
-    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.app; print([o for o in ("streamlit", "altair") if o in sys.modules])'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.ship.app; print([o for o in ("streamlit", "altair") if o in sys.modules])'], capture_output=True, text=True)
     assert res.stdout.strip() == '[]', res.stdout + res.stderr

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from tweetnb.audit import (audit, class_balance, duplicate_key, find_conflicts, find_damage, find_duplicates, find_hints, find_label_marks,
+from tweetnb.data.audit import (audit, class_balance, duplicate_key, find_conflicts, find_damage, find_duplicates, find_hints, find_label_marks,
                            find_leaks, find_near_duplicates, join_splits, near_pairs, text_lengths)
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.parse import read_tweets
+from tweetnb.data.read import read_tweets
 
 
 @cache

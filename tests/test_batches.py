@@ -13,13 +13,13 @@ from fastai.learner import Learner
 from fastai.metrics import accuracy, skm_to_fastai
 from hypothesis import given, settings, strategies as st
 
-from tweetnb.batches import BucketSampler, deal, find_widths, pad_rows, padding_share, to_width
-from tweetnb.block import TweetBlock, TweetDataLoaders, TweetDataset, TweetDL
-from tweetnb.clean import Cleaner
+from tweetnb.text.batches import BucketSampler, deal, find_widths, pad_rows, padding_share, to_width
+from tweetnb.text.block import TweetBlock, TweetDataLoaders, TweetDataset, TweetDL
+from tweetnb.data.clean import Cleaner
 from tweetnb.core import TweetnbError, data_path, sample_path
-from tweetnb.parse import read_tweets
-from tweetnb.split import split_indices
-from tweetnb.tokens import TokenStore, TweetTokenizer, build_store
+from tweetnb.data.read import read_tweets
+from tweetnb.data.split import split_indices
+from tweetnb.text.tokens import TokenStore, TweetTokenizer, build_store
 
 settings.register_profile('batches', deadline=None, max_examples=60)
 settings.load_profile('batches')

@@ -15,13 +15,13 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
 from safetensors.torch import load_file, save_file
 
-from tweetnb.bert import HalveBatch, QuickDropout, bert_splitter, layer_lrs, load_encoder
-from tweetnb.block import TweetDataLoaders
+from tweetnb.models.bert import AutoSplitBatch, QuickDropout, bert_splitter, layer_lrs, load_encoder
+from tweetnb.text.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path, seed_everything
-from tweetnb.layers import length_mask
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import count_parameters, create_model
-from tweetnb.tokens import TweetTokenizer
+from tweetnb.models.layers import length_mask
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import count_parameters, create_model
+from tweetnb.text.tokens import TweetTokenizer
 
 pytest.importorskip('transformers', reason="needs transformers: pip install 'transformers>=5,<6'")
 torch.set_num_threads(1)
@@ -75,12 +75,12 @@ def python(code, **env):
 # --- one model among the others ---
 
 def test_nothing_heavy_is_imported():
-    said = python("import sys, tweetnb.bert, tweetnb.rnn; print([o for o in ('transformers', 'accelerate', 'torch_xla') if o in sys.modules])")
+    said = python("import sys, tweetnb.models.bert, tweetnb.models.recurrent; print([o for o in ('transformers', 'accelerate', 'torch_xla') if o in sys.modules])")
     assert said.strip() == '[]'
 
 
 def test_torch_xla_stays_out_once_an_encoder_is_made():
-    said = python(f"import sys, os; os.environ.pop('USE_TORCH_XLA', None); from tweetnb.rnn import create_model; import tweetnb.bert\n"
+    said = python(f"import sys, os; os.environ.pop('USE_TORCH_XLA', None); from tweetnb.models.recurrent import create_model; import tweetnb.models.bert\n"
                   f"create_model('bert', 100, 2, encoder={TINY!r}); print('torch_xla' in sys.modules)")    # accelerate would bring it
     assert said.strip() == 'False'
 
@@ -217,7 +217,7 @@ def test_wrong_settings_are_told():
 
 @pytest.mark.parametrize('env', [dict(HF_HUB_OFFLINE='1'), dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')])
 def test_missing_model_is_told_at_once(env):
-    said = python("import time; from tweetnb.bert import load_encoder; from tweetnb.core import TweetnbError\nimport transformers; t = time.time()\n"
+    said = python("import time; from tweetnb.models.bert import load_encoder; from tweetnb.core import TweetnbError\nimport transformers; t = time.time()\n"
                   "try: load_encoder('bert-base-multilingual-cased')\nexcept TweetnbError as e: print(round(time.time() - t, 1), str(e), sep='|')", **env)
     seconds, message = said.strip().split('|')
     assert float(seconds) < 20 and '\n' not in message
@@ -226,7 +226,7 @@ def test_missing_model_is_told_at_once(env):
 
 @pytest.mark.parametrize('env', [dict(HF_HUB_OFFLINE='1'), dict(HF_HUB_OFFLINE='0', HF_ENDPOINT='http://127.0.0.1:9')])
 def test_missing_tokenizer_is_told_at_once(env):
-    said = python("import time, transformers; from tweetnb.tokens import TweetTokenizer; from tweetnb.core import TweetnbError\nt = time.time()\n"
+    said = python("import time, transformers; from tweetnb.text.tokens import TweetTokenizer; from tweetnb.core import TweetnbError\nt = time.time()\n"
                   "try: TweetTokenizer.pretrained('bert-base-multilingual-cased')\nexcept TweetnbError as e: print(round(time.time() - t, 1), str(e), sep='|')", **env)
     seconds, message = said.strip().split('|')
     assert float(seconds) < 20 and '\n' not in message
@@ -314,7 +314,7 @@ def fit(cells, back=False, cbs=(), halve=True, holes=False):
     dls = DataLoaders(batches, batches[:2]); dls.n_inp = 2
     seed_everything(4)
     narrow, keep = Narrow(create_model('bert', 100, 3, encoder=STILL, head='lstm', dropout=0), cells, back), Keep()
-    learn = Learner(dls, narrow, CrossEntropyLossFlat(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=[*([HalveBatch()] if halve else []), keep, *cbs])
+    learn = Learner(dls, narrow, CrossEntropyLossFlat(), opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=[*([AutoSplitBatch()] if halve else []), keep, *cbs])
     with learn.no_bar(), learn.no_logging(): learn.fit(2, lr=1e-3)
     return keep.steps, torch.stack(list(learn.recorder.losses)), keep.preds, narrow.seen, learn
 
@@ -399,7 +399,7 @@ def test_minilm_fine_tuned(minilm, tmp_path):
     tok = TweetTokenizer.pretrained(minilm)
     dls = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'), label=True), tokenizer=tok, max_len=24, bs=16, device=torch.device('cpu'))
     model = create_model('bert', len(tok), len(dls.vocab[1]), pretrained=minilm, head='mean', pad_id=tok.pad_id)
-    learn = Learner(dls, model, CrossEntropyLossFlat(), splitter=bert_splitter, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=HalveBatch())
+    learn = Learner(dls, model, CrossEntropyLossFlat(), splitter=bert_splitter, opt_func=partial(OptimWrapper, opt=torch.optim.AdamW), cbs=AutoSplitBatch())
     with learn.no_bar(), learn.no_logging():
         before = learn.validate()[0]
         learn.freeze_to(-4)                                                  # the lower half stays as it is: half the time

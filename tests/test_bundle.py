@@ -8,17 +8,17 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
-import tweetnb.bert, tweetnb.ngram                 # register their models
+import tweetnb.models.bert, tweetnb.models.ngram                 # register their models
 from fastai.callback.schedule import fit_one_cycle
-from tweetnb.block import TweetDataLoaders
-from tweetnb.bundle import _digest, load_bundle, update_bundle
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.ship.bundle import _digest, load_bundle, update_bundle
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.export import (OnnxModel, _difference, _quantize, export_onnx, fastest_backend, latency, predict_file, there_are, with_backend,
+from tweetnb.ship.export import (OnnxModel, _difference, _quantize, export_onnx, fastest_backend, latency, predict_file, available_backends, with_backend,
                             write_onnx)
-from tweetnb.layers import MaskedBatchNorm
-from tweetnb.learner import tweet_learner
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import create_model, models
+from tweetnb.models.layers import MaskedBatchNorm
+from tweetnb.train.learner import tweet_learner
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import create_model, models
 
 try: import onnx, onnxruntime, onnxscript
 except ImportError: onnx = None
@@ -168,7 +168,7 @@ def test_export_round_trip(mood):
     after = load_bundle(mood)
     assert report == after.info['onnx'] and report['onnx difference'] < 1e-4 and report['onnx agreement'] == 1 and report['int8 agreement'] > .95
     assert abs(report['int8 accuracy'] - report['torch accuracy']) < .05
-    assert there_are(before) == ['torch', 'bf16'] and there_are(after) == ['torch', 'bf16', 'onnx', 'int8']
+    assert available_backends(before) == ['torch', 'bf16'] and available_backends(after) == ['torch', 'bf16', 'onnx', 'int8']
     np.testing.assert_allclose(with_backend(after, 'onnx').predict_proba(df['text']), before.predict_proba(df['text']), atol=1e-5)
     assert export_onnx(mood)['onnx difference'] < 1e-4                                   # again, over the old one
     (mood/'model.onnx').write_bytes((mood/'model.onnx').read_bytes()[:-1] + b'!')
@@ -182,7 +182,7 @@ def test_the_fastest_agrees(mood):
     best = table.loc[table['agreement'] >= .98, 'tweets/s'].idxmax()
     assert table['agreement'][name] >= .98 and name == (best if table['times torch'][best] >= 1.1 else 'torch')
     assert fastest_backend(bundle, tweets*5, gain=1e9)[0] == 'torch'
-    assert list(table.index) == there_are(bundle)
+    assert list(table.index) == available_backends(bundle)
     took = latency(bundle, tweets*5)
     assert (took['p50'] <= took['p99']).all() and (took > 0).all(axis=None)
 
@@ -203,7 +203,7 @@ def test_an_update_that_fails_changes_nothing(mood):
 
 def test_a_killed_update_changes_nothing(mood):
     before = content(mood)
-    code = ('import sys, time; from tweetnb.bundle import update_bundle\n'
+    code = ('import sys, time; from tweetnb.ship.bundle import update_bundle\n'
             'with update_bundle(sys.argv[1]) as (folder, info):\n'
             "    info['labels'] = ['half']; (folder/'model.safetensors').unlink(); (folder/'model.safetensors').write_bytes(b'half')\n"
             "    print('in the middle', flush=True); time.sleep(60)")
@@ -261,7 +261,7 @@ def test_memory_does_not_grow_with_the_file(mood):
     some = read_tweets(sample_path('tweets.csv'), label=False)['text'].tolist()
     for n in 10_000, 100_000:
         pd.DataFrame({'id': range(n), 'text': [f'{some[i % len(some)]} {i}' for i in range(n)]}).to_csv(mood.parent/f'{n}.csv', index=False)
-    code = ('import sys; from tweetnb.export import predict_file\n'
+    code = ('import sys; from tweetnb.ship.export import predict_file\n'
             "def peak(): return next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))\n"      # ru_maxrss is inherited
             'for n in 10_000, 100_000:\n'
             "    r = predict_file(sys.argv[1], f'{sys.argv[2]}/{n}.csv', f'{sys.argv[2]}/out.parquet', backend='torch', rows=5_000, bs=256)\n"

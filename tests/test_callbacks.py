@@ -12,18 +12,18 @@ from fastai.metrics import accuracy
 from hypothesis import given, settings, strategies as st
 from sklearn.metrics import accuracy_score, f1_score, recall_score
 
-from tweetnb.block import TweetDataLoaders
-from tweetnb.callbacks import EvaluateEvery, SaveHistory, evaluate, kept_rng, plot_evaluations, rng_state
-from tweetnb.checkpoint import Checkpoint, pack, unpack
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.train.callbacks import EvaluateEvery, SaveHistory, evaluate, kept_rng, plot_evaluations, rng_state
+from tweetnb.train.checkpoint import Checkpoint, pack, unpack
 from tweetnb.core import TweetnbError, sample_path, seed_everything
-from tweetnb.finders import BatchSizes, trial
-from tweetnb.loggers import Logger, TensorBoard, WandB
-from tweetnb.learner import tweet_learner
-from tweetnb.losses import IgnoringFocalLoss, class_weights, tweet_loss
+from tweetnb.train.finders import BatchSizes, trial
+from tweetnb.train.callbacks import Logger, TensorBoard, WandB
+from tweetnb.train.learner import tweet_learner
+from tweetnb.train.losses import IgnoringFocalLoss, class_weights, tweet_loss
 from tweetnb.metrics import Scores, calibration_error, reliability, top_k, tweeteval_score
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import create_model
-import tweetnb.profile
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import create_model
+import tweetnb.train.timing
 
 settings.register_profile('callbacks', deadline=None, max_examples=50)
 settings.load_profile('callbacks')
@@ -252,5 +252,5 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 
 def test_importing_stays_quick():
     import subprocess, sys
-    code = 'import sys, tweetnb.loggers, tweetnb.checkpoint, tweetnb.finders, tweetnb.profile, tweetnb.losses; print([o for o in ("wandb", "tensorboard", "torchvision", "torch_xla") if o in sys.modules])'
+    code = 'import sys, tweetnb.train.callbacks, tweetnb.train.checkpoint, tweetnb.train.finders, tweetnb.train.timing, tweetnb.train.losses; print([o for o in ("wandb", "tensorboard", "torchvision", "torch_xla") if o in sys.modules])'
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120).stdout.strip() == '[]'

@@ -4,7 +4,7 @@ import csv, gzip, json, re, subprocess, sys, time
 import emoji as emoji_pkg, ftfy, pandas as pd, pytest
 from hypothesis import given, settings, strategies as st
 
-from tweetnb.clean import BLOCK, PRESETS, STEPS, Cleaner, emoji, mentions, mojibake
+from tweetnb.data.clean import BLOCK, PRESETS, STEPS, Cleaner, emoji, mentions, mojibake
 from tweetnb.core import TweetnbError, data_path
 
 CLEANERS = {name: Cleaner.preset(name) for name in PRESETS}
@@ -165,7 +165,7 @@ def test_speed():
 def test_spell_needs_its_extra_and_says_so(monkeypatch):
     code = """
 import sys; sys.modules['symspellpy'] = None
-from tweetnb.clean import Cleaner
+from tweetnb.data.clean import Cleaner
 from tweetnb.core import TweetnbError
 for make in (lambda: Cleaner(['spell']), lambda: Cleaner.from_dict({'version': 1, 'steps': [['spell', {}]]})):
     try: make()
@@ -201,7 +201,7 @@ def test_spelling_is_saved_with_its_words():
 @spelling
 @needs('sentiment140', 'positive.txt.gz')
 def test_spelling_on_real_tweets():
-    from tweetnb.spell import SLANG, Speller, corrections
+    from tweetnb.text.spell import SLANG, Speller, corrections
     ts = CLEANERS['sentiment140'].apply(real(10_000))
     start = time.perf_counter()
     out = Cleaner(['spell']).apply(ts)

@@ -45,10 +45,10 @@ def test_same_seed_same_figures(demo, tmp_path):
 
 
 def test_probabilities_survive_a_new_process(demo, tmp_path):
-    from tweetnb.bundle import load_bundle
+    from tweetnb.ship.bundle import load_bundle
     tweets = pd.read_csv(sample_path('tweets_test.csv'), dtype=str)['text'].fillna('')
     here = load_bundle(demo[0]/'bundle').predict_proba(tweets)
-    code = ("import sys, numpy as np, pandas as pd; from tweetnb.bundle import load_bundle; "
+    code = ("import sys, numpy as np, pandas as pd; from tweetnb.ship.bundle import load_bundle; "
             "t = pd.read_csv(sys.argv[2], dtype=str)['text'].fillna(''); np.save(sys.argv[3], load_bundle(sys.argv[1]).predict_proba(t))")
     subprocess.run([sys.executable, '-c', code, demo[0]/'bundle', sample_path('tweets_test.csv'), tmp_path/'p.npy'], check=True)
     np.testing.assert_allclose(np.load(tmp_path/'p.npy'), here, atol=1e-6)
@@ -174,7 +174,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
 
 
 def test_importing_tweetnb_leaves_torch_xla_and_torchvision_alone():
-    code = ("import sys, tweetnb.cli, tweetnb.learner, tweetnb.bundle, tweetnb.audit, tweetnb.linear; "
+    code = ("import sys, tweetnb.cli, tweetnb.train.learner, tweetnb.ship.bundle, tweetnb.data.audit, tweetnb.models.linear; "
             "print(sorted({'torch_xla', 'torchvision', 'accelerate'} & set(sys.modules)))")
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert res.stdout.strip() == '[]'

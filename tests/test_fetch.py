@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.fetch import DATASETS, convert, download, fetch, unpack
-from tweetnb.parse import read_tweets
+from tweetnb.data.datasets import DATASETS, convert, download, fetch, unpack
+from tweetnb.data.read import read_tweets
 
 CONTENT = '\n'.join(f'tweet {i} 🎉' for i in range(20_000)).encode()
 SHA256 = hashlib.sha256(CONTENT).hexdigest()
@@ -48,7 +48,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch, tmp_path):
     monkeypatch.setenv('TWEETNB_CACHE', str(tmp_path/'cache'))
     sleep = time.sleep
-    monkeypatch.setattr('tweetnb.fetch.time', type('time', (), {'sleep': lambda seconds: sleep(seconds/20)}))
+    monkeypatch.setattr('tweetnb.data.datasets.time', type('time', (), {'sleep': lambda seconds: sleep(seconds/20)}))
     s = http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler)
     s.content,s.tag,s.resumes,s.chunked,s.faults,s.asked,s.slow = CONTENT,'"v1"',True,False,[],[],0
     s.url = f'http://127.0.0.1:{s.server_port}/tweets.txt'
@@ -122,7 +122,7 @@ def test_offline(tmp_path, monkeypatch):
 
 SCRIPT = '''
 import sys
-from tweetnb.fetch import download
+from tweetnb.data.datasets import download
 print(download(sys.argv[1], sys.argv[2], sha256=sys.argv[3]).stat().st_size)
 '''
 def start(*args): return subprocess.Popen([sys.executable, '-c', SCRIPT, *map(str, args)], stdout=subprocess.PIPE, text=True)
@@ -186,7 +186,7 @@ def test_classes_keep_their_order_over_shards(tmp_path):
 
 def test_a_killed_conversion_leaves_nothing_that_can_be_read(tmp_path):
     (tmp_path/'big.csv').write_text('text,label\n' + 'good morning,1\nmy laptop died,0\n'*400_000)
-    p = subprocess.Popen([sys.executable, '-c', f"from tweetnb.fetch import convert; convert({str(tmp_path/'big.csv')!r}, {str(tmp_path/'out')!r}, rows_per_shard=1_000)"])
+    p = subprocess.Popen([sys.executable, '-c', f"from tweetnb.data.datasets import convert; convert({str(tmp_path/'big.csv')!r}, {str(tmp_path/'out')!r}, rows_per_shard=1_000)"])
     while not list(tmp_path.glob('.out*/*.parquet')): time.sleep(0.02); assert p.poll() is None
     p.send_signal(signal.SIGKILL); p.wait()
     assert not (tmp_path/'out').exists()

@@ -12,18 +12,18 @@ from hypothesis.extra.numpy import arrays
 
 pytest.importorskip('captum', reason="needs the extra 'interpret'")
 
-import tweetnb.bert, tweetnb.ngram                 # register their models
-from tweetnb.calibrate import RejectOption, Temperature, calibration_error, confidence, coverage, log_loss, reliability, strength, with_neutral
-from tweetnb.clean import Cleaner
+import tweetnb.models.bert, tweetnb.models.ngram                 # register their models
+from tweetnb.evaluate.calibrate import RejectOption, Temperature, calibration_error, confidence, coverage, log_loss, reliability, strength, with_neutral
+from tweetnb.data.clean import Cleaner
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.interpret import Attribution, attention, attribute, embedding_of
-from tweetnb.layers import MaskedBatchNorm
-from tweetnb.linear import LinearClassifier
-from tweetnb.mistakes import accuracy_by, confident_joint, label_errors, length_bins, out_of_fold, top_losses, wilson
-from tweetnb.ngram import NgramClassifier
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import create_model, models
-from tweetnb.tokens import TweetTokenizer
+from tweetnb.evaluate.explain import Attribution, attention, attribute, embedding_of
+from tweetnb.models.layers import MaskedBatchNorm
+from tweetnb.models.linear import LinearClassifier
+from tweetnb.evaluate.mistakes import accuracy_by, confident_joint, label_errors, length_bins, out_of_fold, top_losses, wilson
+from tweetnb.models.ngram import NgramClassifier
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import create_model, models
+from tweetnb.text.tokens import TweetTokenizer
 
 df = read_tweets(sample_path('tweets.csv'), label=True)
 tokenizer = TweetTokenizer.word(df['text'].tolist(), max_vocab=300)

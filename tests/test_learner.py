@@ -2,12 +2,12 @@
 import pytest
 import torch
 
-from tweetnb.block import TweetDataLoaders
-from tweetnb.bundle import load_bundle
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.learner import Pretrained, map_embedding, tweet_learner, tweet_splitter
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import models as all_models
+from tweetnb.train.learner import Pretrained, map_embedding, tweet_learner, tweet_splitter
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import models as all_models
 
 models = [o for o in all_models if not o.startswith('bert')]      # those have tests of their own
 

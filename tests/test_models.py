@@ -8,11 +8,11 @@ from hypothesis import given, settings, strategies as st
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-import tweetnb.ngram                       # registers its model
+import tweetnb.models.ngram                       # registers its model
 from tweetnb.core import TweetnbError
-from tweetnb.layers import (GRU, Dropout, MaskedBatchNorm, Recurrent, gru_scan, join_pairs, length_mask, packed_order, self_attention,
+from tweetnb.models.layers import (GRU, Dropout, MaskedBatchNorm, Recurrent, gru_scan, join_pairs, length_mask, packed_order, self_attention,
                             to_torch)
-from tweetnb.rnn import count_parameters, create_model, models as all_models
+from tweetnb.models.recurrent import count_parameters, create_model, models as all_models
 
 models = [o for o in all_models if not o.startswith('bert')]      # those have tests of their own
 

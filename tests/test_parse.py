@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.parse import READERS, iter_tweets, read_tweets, sniff_format
+from tweetnb.data.read import READERS, iter_tweets, read_tweets, sniff_format
 
 
 def real(*parts):
@@ -243,7 +243,7 @@ def test_csv_blocks_may_end_anywhere(name, lines, tmp_path, monkeypatch):
         path.write_bytes(text + damage + text)
         whole = read_tweets(path)
         for size in 13, 500, 5_001:
-            monkeypatch.setattr('tweetnb.lines.raw_blocks.__defaults__', (size,))
+            monkeypatch.setattr('tweetnb.data.textio.raw_blocks.__defaults__', (size,))
             df = read_tweets(path)
             monkeypatch.undo()
             pd.testing.assert_frame_equal(df, whole)
@@ -255,7 +255,7 @@ CSV_CELLS = st.sampled_from(['', 'a', 'good morning', '"', '""', 'a,b', 'two\nli
 @given(rows=st.lists(st.lists(CSV_CELLS, min_size=2, max_size=3), min_size=1, max_size=12), end=st.sampled_from(['\n', '\r\n']), cut=st.integers(0, 6), quoting=st.sampled_from([0, 1]))
 def test_fast_csv_is_careful_csv(tmp_path, rows, end, cut, quoting):
     "Arrow and Python's csv give the same table and the same report, line numbers and all"
-    from tweetnb import parse
+    from tweetnb.data import read
     import csv, io
     f = io.StringIO(newline='')
     csv.writer(f, lineterminator=end, quoting=quoting).writerows(rows)
@@ -276,7 +276,7 @@ def test_blocks_may_end_anywhere(tmp_path, monkeypatch):
     (tmp_path/'e.txt').write_text(text, encoding='utf-8')
     whole = fast(tmp_path/'e.txt')
     for size in 7, 40, 1_001:
-        monkeypatch.setattr('tweetnb.lines.raw_blocks.__defaults__', (size,))
+        monkeypatch.setattr('tweetnb.data.textio.raw_blocks.__defaults__', (size,))
         assert fast(tmp_path/'e.txt') == whole
 
 
@@ -391,7 +391,7 @@ def test_what_cannot_be_read_is_told_in_one_line(tmp_path, content, says):
 def test_paths_that_are_none(tmp_path):
     (tmp_path/'train.csv').write_text('text\nhi there\n')
     with pytest.raises(TweetnbError, match='Did you mean train.csv'): read_tweets(tmp_path/'trian.csv')
-    with pytest.raises(TweetnbError, match='tweetnb.fetch'): read_tweets('https://example.org/tweets.csv')
+    with pytest.raises(TweetnbError, match='tweetnb.data.datasets'): read_tweets('https://example.org/tweets.csv')
     with pytest.raises(TweetnbError, match='no format'): read_tweets(tmp_path/'train.csv', format='xls')
     for wrong in dict(path=tmp_path/'train.csv', format='frame'), dict(path=pd.DataFrame({'text': ['hi there']}), format='csv'), dict(path=3), dict(path=None), dict(path={'text': ['hi']}):
         with pytest.raises(TweetnbError, match='is no|cannot read a'): read_tweets(**wrong)
@@ -479,7 +479,7 @@ def test_huggingface_datasets(tmp_path):
 
 MEMORY = '''
 import sys
-from tweetnb.parse import read_tweets
+from tweetnb.data.read import read_tweets
 def peak(): return int(next(l for l in open('/proc/self/status') if l.startswith('VmHWM')).split()[1])//1024
 read_tweets(sys.argv[1])
 before = peak()

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from tweetnb.bert import load_encoder, make_encoder
-from tweetnb.block import TweetDataLoaders
-from tweetnb.clean import Cleaner
+from tweetnb.models.bert import load_encoder, make_encoder
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.data.clean import Cleaner
 from tweetnb.core import TweetnbError
-from tweetnb.learner import tweet_learner
-from tweetnb.pretrain import Pretraining, mask_tokens, pretrain
-from tweetnb.tokens import TweetTokenizer
+from tweetnb.train.learner import tweet_learner
+from tweetnb.train.pretrain import Pretraining, mask_tokens, pretrain
+from tweetnb.text.tokens import TweetTokenizer
 
 TINY = dict(model_type='bert', hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
 TWEETS = [f'{a} {b} {c} again' for a in ('what', 'oh', 'well') for b in ('a lovely', 'a long', 'no') for c in ('day', 'night', 'week', 'bus ride', 'coffee')]*3
@@ -47,7 +47,7 @@ def test_a_killed_process_goes_on_bit_for_bit(start, tmp_path):
     whole = pretrain(TWEETS, start, tmp_path/'whole', **RUN)
     code = f"""
 import json, time
-from tweetnb.pretrain import Pretraining
+from tweetnb.train.pretrain import Pretraining
 def slow(run):
     if run.step > 12: print('there', flush=True); time.sleep(60)
 Pretraining(json.loads({json.dumps(json.dumps(TWEETS))}), {str(start)!r}, {str(tmp_path/'killed')!r}, **{RUN!r}).run(slow)

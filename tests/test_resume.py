@@ -11,13 +11,13 @@ EPOCHS,BS,LR = 3,16,5e-3
 def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', more=(), opt=None, seconds=None, seed=42, **kw):
     from fastai.learner import Learner
     from fastai.metrics import accuracy
-    from tweetnb.block import TweetDataLoaders
-    from tweetnb.callbacks import EvaluateEvery
-    from tweetnb.checkpoint import Checkpoint
+    from tweetnb.text.block import TweetDataLoaders
+    from tweetnb.train.callbacks import EvaluateEvery
+    from tweetnb.train.checkpoint import Checkpoint
     from tweetnb.core import sample_path, seed_everything
-    from tweetnb.learner import fused_adamw, tweet_splitter
-    from tweetnb.parse import read_tweets
-    from tweetnb.rnn import create_model
+    from tweetnb.train.learner import fused_adamw, tweet_splitter
+    from tweetnb.data.read import read_tweets
+    from tweetnb.models.recurrent import create_model
     global table
     if 'table' not in globals(): table = read_tweets(sample_path('tweets.csv'))
     seed_everything(seed)
@@ -32,9 +32,9 @@ def train(learn, epochs=EPOCHS, lr=LR, how='fit_one_cycle', **kw):
 
 def outcome(learn):
     "All that must be equal to the last bit, as one digest for each part"
-    from tweetnb.checkpoint import pack
+    from tweetnb.train.checkpoint import pack
     from tweetnb.core import fingerprint
-    from tweetnb.callbacks import rng_state
+    from tweetnb.train.callbacks import rng_state
     r,digests = learn.recorder,{}
     parts = dict(weights=learn.model.state_dict(), optimizer=learn.opt.state_dict(), rng=rng_state(), epoch=learn.dls.train.epoch,
                  history=dict(losses=r.losses, lrs=r.lrs, values=[list(o) for o in r.values], hps=getattr(r, 'hps', None), iters=list(r.iters)),
@@ -47,7 +47,7 @@ def outcome(learn):
 # --- the helper: forks a child for every line on its standard input
 
 def child(job):
-    import torch, tweetnb.checkpoint as cp
+    import torch, tweetnb.train.checkpoint as cp
     torch.set_num_threads(1)
     null = os.open(os.devnull, os.O_WRONLY); os.dup2(null, 1)
     if job.get('die_at'): die_at(job['die_at'], cp)
@@ -288,7 +288,7 @@ def test_a_folder_that_cannot_be_written(tmp_path):
         with pytest.raises(TweetnbError, match='writable'): train(ended(folder, cut=1))
 
 def test_a_loss_that_is_no_number_is_not_kept(tmp_path):
-    from tweetnb.checkpoint import Checkpoint
+    from tweetnb.train.checkpoint import Checkpoint
     learn = ended(tmp_path/'run')
     train(learn, 2, lr=float('nan'))
     import torch

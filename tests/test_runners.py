@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tweetnb.block import TweetDataLoaders
+from tweetnb.text.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.learner import active_runner, tweet_learner
-from tweetnb.parse import read_tweets
-from tweetnb.processes import Together, first_failure, free_port, label_weight, launch, launch_cli, torchrun_args
-from tweetnb.runners import Autocast, CPURunner, bf16_unit, runner, usable_cores
+from tweetnb.train.devices import active_runner
+from tweetnb.train.learner import tweet_learner
+from tweetnb.data.read import read_tweets
+from tweetnb.train.distributed import SyncGradients, first_failure, free_port, label_weight, launch, launch_cli, torchrun_args
+from tweetnb.train.devices import Autocast, CPURunner, bf16_unit, runner, usable_cores
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA GPU')
 
@@ -26,12 +27,12 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from fastai.callback.core import Callback
-from tweetnb.block import TweetDataLoaders
-from tweetnb.checkpoint import Checkpoint
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.train.checkpoint import Checkpoint
 from tweetnb.core import sample_path
-from tweetnb.learner import tweet_learner
-from tweetnb.parse import read_tweets
-from tweetnb.runners import runner
+from tweetnb.train.learner import tweet_learner
+from tweetnb.data.read import read_tweets
+from tweetnb.train.devices import runner
 
 def table():
     df = read_tweets(sample_path('tweets.csv'))[:420]
@@ -232,7 +233,7 @@ def test_a_runner_leaves_nothing_behind():
 
 def test_without_a_runner_all_stays_as_it_was():
     learn = alone('make')()
-    assert not any(isinstance(cb, (Autocast, Together)) for cb in learn.cbs) and learn.dls.device == torch.device('cpu')
+    assert not any(isinstance(cb, (Autocast, SyncGradients)) for cb in learn.cbs) and learn.dls.device == torch.device('cpu')
     with runner('cpu', 'fp32', threads=1):
         other = alone('make')()
         assert alone('fit')(learn) == alone('fit')(other)
@@ -282,7 +283,7 @@ def test_the_command_line_in_several_processes(monkeypatch, capfd):
     launch_cli(['--version', '--processes', '2'], processes=1)
     assert capfd.readouterr().out.startswith('tweetnb')
     seen = []
-    monkeypatch.setattr('tweetnb.processes.launch', lambda *args, **kw: seen.append((args[1:], kw)))
+    monkeypatch.setattr('tweetnb.train.distributed.launch', lambda *args, **kw: seen.append((args[1:], kw)))
     for argv in (['train', 'x.csv', '--processes', '2', '--bs', '8'], ['--processes=12', 'train', 'x.csv', '--bs', 8]):
         launch_cli(argv, processes=3)
     assert seen == [(('train', 'x.csv', '--bs', '8'), dict(processes=3))]*2

@@ -131,7 +131,7 @@ def test_learnable_and_not_trivial(maker):
     ('tweets.csv', 'csv', 2005, 2000), ('tweets_test_labelled.csv', 'csv', 200, 200), ('emojify.txt', 'emojifydata', 600, 570),
     ('sentiment140.csv', 'sentiment140', 800, 800), ('sentiment140_test.csv', 'sentiment140', 120, 120), ('tweeteval', 'tweeteval', 700, 699)])
 def test_every_reader_has_something_to_read(name, fmt, read, kept):
-    df = pytest.importorskip('tweetnb.parse').read_tweets(sample_path(name))
+    df = pytest.importorskip('tweetnb.data.read').read_tweets(sample_path(name))
     report = df.attrs['read']
     assert (report['format'], report['read'], report['kept'], len(df)) == (fmt, read, kept, kept)
     assert read == kept + sum(report['rejected'].values()) and {'text', 'label'} <= set(df.columns)

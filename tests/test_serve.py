@@ -10,18 +10,18 @@ import pytest
 
 pytest.importorskip('fastapi', reason="needs the extra 'serve'"); pytest.importorskip('uvicorn', reason="needs the extra 'serve'")
 
-from tweetnb.bundle import load_bundle
+from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.serve import Batcher, Full, run_batches, run_server
+from tweetnb.ship.serve import Batcher, Full, run_batches, run_server
 
 
 @pytest.fixture(scope='session')
 def moods(tmp_path_factory):
     "A small bundle trained on the packaged sample"
     from fastai.callback.schedule import fit_one_cycle
-    from tweetnb.block import TweetDataLoaders
-    from tweetnb.learner import tweet_learner
-    from tweetnb.parse import read_tweets
+    from tweetnb.text.block import TweetDataLoaders
+    from tweetnb.train.learner import tweet_learner
+    from tweetnb.data.read import read_tweets
     learn = tweet_learner(TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'), label=True).head(800), bs=32), 'gru', n_emb=32, n_hidden=32)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
     return learn.save_bundle(tmp_path_factory.mktemp('bundles')/'moods')
@@ -30,7 +30,7 @@ def moods(tmp_path_factory):
 class Service:
     "`run_server` in a process of its own"
     def __init__(self, folder, before='pass', **kwargs):
-        code = f'import sys; from tweetnb.serve import run_server; {before}; run_server(sys.argv[1], port=0, say=lambda o: print(o, flush=True), **{kwargs!r})'
+        code = f'import sys; from tweetnb.ship.serve import run_server; {before}; run_server(sys.argv[1], port=0, say=lambda o: print(o, flush=True), **{kwargs!r})'
         self.process = subprocess.Popen([sys.executable, '-c', code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                                         env={**os.environ, 'OMP_NUM_THREADS': '1'})
         line = self.process.stdout.readline()
@@ -141,7 +141,7 @@ def test_slow_and_broken_bodies(service):
 
 
 def test_a_queue_that_is_full(moods):
-    slow = ("import time; from tweetnb.bundle import Bundle; real = Bundle.predict_proba; "
+    slow = ("import time; from tweetnb.ship.bundle import Bundle; real = Bundle.predict_proba; "
             "Bundle.predict_proba = lambda self, texts: (time.sleep(.5), real(self, texts))[1]")
     it = Service(moods, before=slow, max_queue=8, max_batch=4)
     got = []
@@ -157,7 +157,7 @@ def test_a_queue_that_is_full(moods):
 
 def test_stop_under_load_loses_nothing(moods):
     "Sixteen clients that never pause, half of them on one connection each; SIGTERM; each request that found an open door is answered 200"
-    slow = ("import time; from tweetnb.bundle import Bundle; real = Bundle.predict_proba; "
+    slow = ("import time; from tweetnb.ship.bundle import Bundle; real = Bundle.predict_proba; "
             "Bundle.predict_proba = lambda self, texts: (time.sleep(.05), real(self, texts))[1]")
     it = Service(moods, before=slow)
     done, lost, closed = [], [], threading.Event()
@@ -190,7 +190,7 @@ def test_port_in_use(moods, service):
 
 
 def test_importing_is_quick():
-    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.serve; print([o for o in ("fastapi", "uvicorn", "streamlit") if o in sys.modules])'], capture_output=True, text=True)
+    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.ship.serve; print([o for o in ("fastapi", "uvicorn", "streamlit") if o in sys.modules])'], capture_output=True, text=True)
     assert res.stdout.strip() == '[]', res.stdout + res.stderr
 
 

@@ -7,10 +7,10 @@ import pandas as pd
 import pytest
 from hypothesis import assume, given, settings, strategies as st
 
-from tweetnb.audit import duplicate_key, find_near_duplicates
+from tweetnb.data.audit import duplicate_key, find_near_duplicates
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.parse import read_tweets
-from tweetnb.split import drop_leaks, kfold_tweets, split_indices, split_tweets
+from tweetnb.data.read import read_tweets
+from tweetnb.data.split import drop_leaks, kfold_tweets, split_indices, split_tweets
 
 
 @cache

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings, strategies as st
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
-from tweetnb import tokens
+from tweetnb.text import tokens
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.tokens import TokenStore, TweetTokenizer, build_store, store_key, tweet_words
+from tweetnb.text.tokens import TokenStore, TweetTokenizer, build_store, store_key, tweet_words
 
 # the inputs: snippets that tweets are made of, and anything else
 

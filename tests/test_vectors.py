@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from tweetnb.core import TweetnbError, data_path
-from tweetnb.vectors import embedding_matrix, read_vectors
+from tweetnb.text.vectors import embedding_matrix, read_vectors
 
 PILES = 'kept', 'unwanted', 'repeated', 'wrong_width', 'not_numbers', 'not_utf8'
 
@@ -155,7 +155,7 @@ def test_genuine_files(file, dim, n):
 GROWTH = '''
 import re, sys
 from pathlib import Path
-from tweetnb.vectors import read_vectors
+from tweetnb.text.vectors import read_vectors
 def peak(): return int(re.search(r'VmHWM:\\s+(\\d+)', Path('/proc/self/status').read_text())[1]) / 1024  # ru_maxrss would be the parent's
 read_vectors(sys.argv[2], ['w1'])
 before = peak()

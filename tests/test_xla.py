@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tweetnb.bundle import load_bundle
+from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError
-from tweetnb.xla import XLARunner, import_xla, pip_line
+from tweetnb.train.xla import XLARunner, import_xla, pip_line
 
 needs_xla = pytest.mark.skipif(importlib.util.find_spec('torch_xla') is None, reason="needs torch_xla: pip install 'tweetnb[tpu]'")
 
@@ -41,8 +41,8 @@ def shared(jobs): return jobs['shared'][0].result()
 
 @needs_xla
 def test_every_model_agrees_with_the_cpu_over_20_steps(agree):
-    from tweetnb.rnn import models
-    import tweetnb.learner                                            # registers those of other rooms
+    from tweetnb.models.recurrent import models
+    import tweetnb.train.learner                                            # registers those of other rooms
     assert set(models) <= set(agree)
     for name,res in agree.items():
         assert res['steps'] == 20 and res['first'] != res['last'], name

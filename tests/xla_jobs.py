@@ -7,13 +7,13 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 
-import tweetnb.bundle                                            # adds `save_bundle` to learners
-from tweetnb.block import TweetDataLoaders
+import tweetnb.ship.bundle                                            # adds `save_bundle` to learners
+from tweetnb.text.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.learner import tweet_learner
-from tweetnb.parse import read_tweets
-from tweetnb.rnn import models
-from tweetnb.runners import runner
+from tweetnb.train.learner import tweet_learner
+from tweetnb.data.read import read_tweets
+from tweetnb.models.recurrent import models
+from tweetnb.train.devices import runner
 
 ENCODER = dict(model_type='bert', vocab_size=3000, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
                max_position_embeddings=160, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
@@ -53,7 +53,7 @@ def apart(a, b):
 
 def agree(part, parts):
     "Every model, or one part of them: 20 steps on XLA and on the CPU"
-    with runner('xla'): pass                                       # first, see `tweetnb.xla`
+    with runner('xla'): pass                                       # first, see `tweetnb.train.xla`
     out = {}
     for name,(arch,kw) in list({**{o: (o, {}) for o in models}, **VARIANTS}.items())[int(part)::int(parts)]:
         start = time.time()
@@ -78,7 +78,7 @@ def lstm(where='xla', **kwargs):
 def first_step(width):
     "Seconds of processor time from nothing to the end of an LSTM's first training step, of all threads"
     import torch_xla
-    from tweetnb.rnn import create_model
+    from tweetnb.models.recurrent import create_model
     model = create_model('lstm', 1000, 3, n_emb=64, n_hidden=64).to('xla')
     ids,n = torch.randint(1, 1000, (32, width)).to('xla'), torch.randint(1, width, (32,)).to('xla')
     torch_xla.sync(wait=True)
@@ -123,7 +123,7 @@ def shared():
 
 def late():
     "XLA after a first gradient"
-    import tweetnb.all, tweetnb.xla
+    import tweetnb.all, tweetnb.train.xla
     out = dict(imported='torch_xla' in sys.modules)
     torch.ones(1, requires_grad=True).sum().backward()
     try:

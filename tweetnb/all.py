@@ -8,56 +8,56 @@ __all__ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 
            'sample_path', 'seed_everything', 'ensemble', 'convert', 'fetch', 'attribute', 'tweet_learner',
            'LinearClassifier', 'Scores', 'majority_score', 'tweet_metrics', 'read_tweets', 'plot_history',
            'published_form', 'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model',
-           'models', 'runner', 'Setup', 'setup_for', 'sample_data', 'tweet_data', 'kfold_tweets', 'split_tweets',
-           'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
-           'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file',
-           'compare_hardware', 'plot_hardware', 'TensorBoard', 'WandB', 'class_weights', 'tweet_loss', 'label_errors',
-           'top_losses', 'pretrain', 'train_folds']
+           'models', 'runner', 'Config', 'default_config', 'load_sample', 'load_dataset', 'kfold_tweets',
+           'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature',
+           'with_neutral', 'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx',
+           'predict_file', 'compare_hardware', 'plot_hardware', 'TensorBoard', 'WandB', 'class_weights', 'tweet_loss',
+           'label_errors', 'top_losses', 'pretrain', 'train_folds']
 
 # %% ../nbs/99_all.ipynb #1f98e9dc
 from fastai.callback.schedule import minimum, slide, steep, valley
 from fastai.data.block import CategoryBlock, DataBlock
 from fastai.data.transforms import ColReader, ColSplitter
 
-from .audit import audit
-from .block import TweetBlock, TweetDataLoaders
-from .bundle import ensemble, load_bundle, predict
-from .calibrate import RejectOption, Temperature, with_neutral
-from .callbacks import EvaluateEvery, SaveHistory, plot_evaluations
-from .checkpoint import Checkpoint
-from .clean import Cleaner
-from .compare import compare
+from .data.audit import audit
+from .text.block import TweetBlock, TweetDataLoaders
+from .ship.bundle import ensemble, load_bundle, predict
+from .evaluate.calibrate import RejectOption, Temperature, with_neutral
+from .train.callbacks import EvaluateEvery, SaveHistory, plot_evaluations
+from .train.checkpoint import Checkpoint
+from .data.clean import Cleaner
+from .evaluate.compare import compare
 from .core import TweetnbError, data_path, sample_path, seed_everything
-from .export import export_onnx, predict_file
-from .fetch import convert, fetch
-from .folds import train_folds
-from .hardware import compare_hardware, plot_hardware
-from .interpret import attribute
-from .learner import tweet_learner
-from .linear import LinearClassifier
-from .loggers import TensorBoard, WandB
-from .losses import class_weights, tweet_loss
+from .ship.export import export_onnx, predict_file
+from .data.datasets import convert, fetch
+from .train.fit import train_folds
+from .train.timing import compare_hardware, plot_hardware
+from .evaluate.explain import attribute
+from .train.learner import tweet_learner
+from .models.linear import LinearClassifier
+from .train.callbacks import TensorBoard, WandB
+from .train.losses import class_weights, tweet_loss
 from .metrics import Scores, majority_score, tweet_metrics
-from .mistakes import label_errors, top_losses
-from .parse import read_tweets
-from .pretrain import pretrain
+from .evaluate.mistakes import label_errors, top_losses
+from .data.read import read_tweets
+from .train.pretrain import pretrain
 from .recipes import plot_history, published_form, recipe
-from .report import plot_comparison, plot_confusion
-from .rnn import count_parameters, create_model, models
-from .runners import runner
-from .setup import Setup, setup_for
-from .sources import sample_data, tweet_data
-from .split import kfold_tweets, split_tweets
-from .tokens import TweetTokenizer
-from .vectors import embedding_matrix, read_vectors
-import tweetnb.finders, tweetnb.profile           # give learners find_lr, find_bs, find_clip and profile
+from .evaluate.plots import plot_comparison, plot_confusion
+from .models.recurrent import count_parameters, create_model, models
+from .train.devices import runner
+from .train.fit import Config, default_config
+from .data.datasets import load_sample, load_dataset
+from .data.split import kfold_tweets, split_tweets
+from .text.tokens import TweetTokenizer
+from .text.vectors import embedding_matrix, read_vectors
+import tweetnb.train.finders, tweetnb.train.timing           # give learners find_lr, find_bs, find_clip and profile
 
 # %% ../nbs/99_all.ipynb #6c1872ac
 _all_ = ['CategoryBlock', 'DataBlock', 'ColReader', 'ColSplitter', 'minimum', 'slide', 'steep', 'valley', 'audit', 'TweetBlock', 'TweetDataLoaders',
          'load_bundle', 'predict', 'Cleaner', 'compare', 'TweetnbError', 'data_path', 'sample_path', 'seed_everything', 'ensemble', 'convert', 'fetch',
          'attribute', 'tweet_learner', 'LinearClassifier', 'Scores', 'majority_score', 'tweet_metrics', 'read_tweets', 'plot_history', 'published_form',
-         'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model', 'models', 'runner', 'Setup', 'setup_for', 'sample_data',
-         'tweet_data', 'kfold_tweets', 'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
+         'recipe', 'plot_comparison', 'plot_confusion', 'count_parameters', 'create_model', 'models', 'runner', 'Config', 'default_config', 'load_sample',
+         'load_dataset', 'kfold_tweets', 'split_tweets', 'TweetTokenizer', 'embedding_matrix', 'read_vectors', 'RejectOption', 'Temperature', 'with_neutral',
          'EvaluateEvery', 'SaveHistory', 'plot_evaluations', 'Checkpoint', 'export_onnx', 'predict_file', 'compare_hardware', 'plot_hardware', 'TensorBoard',
          'WandB', 'class_weights', 'tweet_loss', 'label_errors', 'top_losses', 'pretrain',
          'train_folds']

@@ -8,16 +8,16 @@ from pathlib import Path
 from fastai.callback.schedule import fit_one_cycle
 
 import tweetnb
-from tweetnb.block import TweetDataLoaders
-from tweetnb.bundle import ensemble, load_bundle
-from tweetnb.clean import Cleaner
+from tweetnb.text.block import TweetDataLoaders
+from tweetnb.ship.bundle import ensemble, load_bundle
+from tweetnb.data.clean import Cleaner
 from tweetnb.core import sample_path
-from tweetnb.learner import tweet_learner
-from tweetnb.linear import LinearClassifier
+from tweetnb.train.learner import tweet_learner
+from tweetnb.models.linear import LinearClassifier
 from tweetnb.metrics import Scores
-from tweetnb.parse import read_tweets
-from tweetnb.split import split_tweets
-from tweetnb.tokens import TweetTokenizer
+from tweetnb.data.read import read_tweets
+from tweetnb.data.split import split_tweets
+from tweetnb.text.tokens import TweetTokenizer
 
 tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
 models = dict(bilstm=dict(n_emb=8, n_hidden=8), pyramid=dict(n_emb=8, widths=(4, 5, 6, 8)), gru_attention=dict(n_emb=8, n_hidden=8, n_last=8),
