@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['as_texts', 'Classifier', 'table_info']
 
-# %% ../../nbs/21_classifier.ipynb #21b5a7c9
+# %% ../../nbs/21_classifier.ipynb #da5726db
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..metrics import Scores
 from .attribution import Attributions, leave_one_out
 from .folder import write_folder
 
-# %% ../../nbs/21_classifier.ipynb #8c765eb2
+# %% ../../nbs/21_classifier.ipynb #ea8fc05f
 def as_texts(
     tweets:str|list|pd.Series|pd.DataFrame # A string is one tweet; a table needs a column `text`
 ) -> pd.Series: # Strings with the caller's index; missing texts become empty ones
@@ -35,7 +35,7 @@ def as_texts(
     missing = texts.isna()
     return texts.astype(object).where(~missing, '').map(str)
 
-# %% ../../nbs/21_classifier.ipynb #c6943d9f
+# %% ../../nbs/21_classifier.ipynb #652ed5f6
 class Classifier:
     "A trained model that takes tweets and returns tables; the base of every kind of model"
     problem_type = 'single_label_classification' # Hugging Face's name; one label per tweet
@@ -43,6 +43,7 @@ class Classifier:
     needs = () # Files that its bundle must have
     labels:list # The labels with the caller's own values, in the order of the columns
     path:Path|None = None # The bundle it was loaded from
+    temperature = 1. # Above 1 for a model that is too sure of itself; see `tweetnb.evaluate.calibrate`
 
     def __init__(self,
         labels:list, # The caller's own values: strings, integers, …
@@ -75,7 +76,7 @@ class Classifier:
         where = f' from {self.path.name}' if self.path else ''
         return f"{self.arch} classifier{where}: {', '.join(map(str, self.labels))}"
 
-# %% ../../nbs/21_classifier.ipynb #d75b7b3b
+# %% ../../nbs/21_classifier.ipynb #fa9d799d
 from fastcore.basics import patch
 
 @patch
@@ -85,8 +86,15 @@ def predict_proba(self:Classifier,
 ) -> pd.DataFrame: # float [tweets, labels]; the caller's index, a column per label
     "Return the probability of each label"
     texts = as_texts(tweets)
-    probs = self._probs(texts.tolist(), bs) if len(texts) else np.zeros((0, len(self.labels)))
-    return pd.DataFrame(np.asarray(probs), index=texts.index, columns=pd.Index(self.labels, dtype=_dtype(self.labels)))
+    probs = np.asarray(self._probs(texts.tolist(), bs)) if len(texts) else np.zeros((0, len(self.labels)))
+    if self.temperature != 1: probs = _rescale(probs, self.temperature)
+    return pd.DataFrame(probs, index=texts.index, columns=pd.Index(self.labels, dtype=_dtype(self.labels)))
+
+def _rescale(probs, temperature):
+    "Divide the logarithms of probabilities by a temperature"
+    logs = np.log(np.maximum(probs, 1e-12))/temperature
+    scaled = np.exp(logs - logs.max(1, keepdims=True))
+    return scaled/scaled.sum(1, keepdims=True)
 
 def _dtype(labels):
     "The dtype of an index of labels: theirs if they are numbers, else object"
@@ -105,7 +113,7 @@ def predict(self:Classifier,
     answers = pd.DataFrame({'label': labels[best], 'confidence': values.max(1, initial=0)}, index=probs.index)
     return pd.concat([answers, probs.rename(columns='p_{}'.format)], axis=1)
 
-# %% ../../nbs/21_classifier.ipynb #c1e17cbf
+# %% ../../nbs/21_classifier.ipynb #91de9b94
 @patch
 def scores(self:Classifier,
     df:pd.DataFrame, # Columns `text` and `label`
@@ -117,7 +125,7 @@ def scores(self:Classifier,
         raise TweetnbError("the table has no column 'label' to score with", remedy=f'It has {columns}.')
     return Scores(df['label'], self.predict(df, bs)['label'], self.labels)
 
-# %% ../../nbs/21_classifier.ipynb #467f2313
+# %% ../../nbs/21_classifier.ipynb #ab589068
 @patch
 def explain(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
@@ -131,7 +139,7 @@ def explain(self:Classifier,
     def predict(texts): return self._probs(texts, 256)
     return leave_one_out(predict, self.labels, as_texts(tweets).tolist(), label, max_len)
 
-# %% ../../nbs/21_classifier.ipynb #b84560a1
+# %% ../../nbs/21_classifier.ipynb #2ab04fd6
 def _scores_info(scores):
     "Scores as `bundle.json` has them, with intervals and a table by label"
     if scores is None or isinstance(scores, dict): return {} if not scores else dict(scores=scores)
@@ -168,5 +176,6 @@ def save(self:Classifier,
     kept = {k: v for k,v in self.info.items() if k not in ('files', 'seal', 'made', 'versions', 'format', 'onnx')}
     cleaner = self.cleaner or Cleaner([])
     known = dict(labels=self.labels, problem_type=self.problem_type, cleaner=cleaner.to_dict())
+    if self.temperature != 1: known['decisions'] = dict(temperature=self.temperature)
     if table is not None: known['data'] = table_info(table)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)

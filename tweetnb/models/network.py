@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['best_device', 'NetworkClassifier']
 
-# %% ../../nbs/28_network.ipynb #2909e631
+# %% ../../nbs/28_network.ipynb #e59fba2d
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ from .recurrent import count_parameters, create_model
 from ..text.batches import BucketSampler, pad_rows
 from ..text.tokens import TweetTokenizer
 
-# %% ../../nbs/28_network.ipynb #708f787e
+# %% ../../nbs/28_network.ipynb #f36733d4
 def best_device(
     device:str|torch.device='auto' # 'auto', or PyTorch's name of a device
 ) -> torch.device:
@@ -37,7 +38,7 @@ def best_device(
         raise TweetnbError('PyTorch finds no GPU on this machine', remedy="Choose device='auto' or 'cpu'.")
     return found
 
-# %% ../../nbs/28_network.ipynb #43604292
+# %% ../../nbs/28_network.ipynb #25aa88a5
 class NetworkClassifier(Classifier):
     "A network, and what turns tweets into its input"
     needs = ('model.safetensors', 'tokenizer.json')
@@ -50,12 +51,13 @@ class NetworkClassifier(Classifier):
         max_len:int|None=None, # Longer tweets are cut to this many tokens
         widths:list|None=None, # Widths of batches; default: that of the longest tweet in each
         info:dict|None=None, # What is known of its training
-        device:str|torch.device='auto' # Where it computes: 'auto' for a GPU if there is one
+        device:str|torch.device='auto', # Where it computes: 'auto' for a GPU if there is one
+        precision:str='fp32' # Of the products: 'fp32', 'bf16' or 'fp16'
     ):
         super().__init__(labels, cleaner or Cleaner([]), info)
         self.tokenizer,self.max_len = tokenizer, max_len
         self.widths = list(widths) if widths else None
-        self.config = model.config
+        self.config,self.precision = model.config, precision
         self.to(device, model.eval())
 
     @property
@@ -72,7 +74,7 @@ class NetworkClassifier(Classifier):
         self.model = (model or self.model).to(self.device)
         return self
 
-# %% ../../nbs/28_network.ipynb #9cc17ed3
+# %% ../../nbs/28_network.ipynb #06a57afe
 @patch
 def _encode(self:NetworkClassifier, texts, max_len):
     "Clean and tokenise; return the cleaned texts and a token store"
@@ -80,20 +82,38 @@ def _encode(self:NetworkClassifier, texts, max_len):
     return cleaned, self.tokenizer.encode(cleaned, max_len=max_len)
 
 @patch
-def _probs(self:NetworkClassifier, texts, bs):
+def _precision(self:NetworkClassifier):
+    "A context in which the model computes in its precision"
+    if self.precision == 'fp32': return nullcontext()
+    return torch.autocast(self.device.type, dict(bf16=torch.bfloat16, fp16=torch.float16)[self.precision])
+
+@patch
+def _answers(self:NetworkClassifier, texts, bs):
+    "Yield the rows of each batch, and their logits"
     store = self._encode(texts, self.max_len)[1]
-    res = np.empty((len(store), len(self.labels)), dtype=np.float32)
-    batches = BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch()
     self.model.eval()
-    with progress(total=len(store), desc='predicting') as bar, torch.inference_mode():
-        for rows,width in batches:
+    with progress(total=len(store), desc='predicting') as bar, torch.inference_mode(), self._precision():
+        for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
             ids,lengths = pad_rows(store, rows, width, self.tokenizer.pad_id)
-            logits = self.model(ids.to(self.device), lengths.to(self.device))
-            res[rows] = logits.float().softmax(1).cpu().numpy()
+            yield rows, self.model(ids.to(self.device), lengths.to(self.device)).float()
             bar.update(len(rows))
+
+@patch
+def _probs(self:NetworkClassifier, texts, bs):
+    res = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+    for rows,logits in self._answers(texts, bs): res[rows] = logits.softmax(1).cpu().numpy()
     return res
 
-# %% ../../nbs/28_network.ipynb #b32985bd
+@patch
+def batch_rows(self:NetworkClassifier,
+    texts:list, # Strings
+    bs:int # Tweets per batch
+) -> np.ndarray: # int [texts], the order in which the batches contain them
+    "Run the model over all texts, for the hooks on it"
+    rows = [rows for rows,_ in self._answers(texts, bs)]
+    return np.concatenate(rows) if rows else np.array([], dtype=int)
+
+# %% ../../nbs/28_network.ipynb #1178f50d
 def _token_spans(tokenizer, read, ids):
     "Find (start, end) in `read` of each of the `ids`, special tokens left out; `None` where the text cannot tell"
     found = tokenizer.tk.encode(read, add_special_tokens=False)
@@ -116,7 +136,7 @@ def _join_overlapping(spans, weights):
             sums.append(weight)
     return joined, np.array(sums)
 
-# %% ../../nbs/28_network.ipynb #32f329d7
+# %% ../../nbs/28_network.ipynb #60d9fec2
 @patch
 def _attribution(self:NetworkClassifier, text, read, ids, weights, limit, **known):
     "Make one `Attribution` from the weights of all tokens"
@@ -156,7 +176,7 @@ def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
             bar.update(len(rows))
     return res
 
-# %% ../../nbs/28_network.ipynb #b1aac1e3
+# %% ../../nbs/28_network.ipynb #87704390
 @patch
 def explain(self:NetworkClassifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
@@ -189,7 +209,7 @@ def attention(self:NetworkClassifier,
         return logits.softmax(1), logits.argmax(1), weights, None
     return self._explain(tweets, None, 'attention', max_len, bs, weigh)
 
-# %% ../../nbs/28_network.ipynb #5557c997
+# %% ../../nbs/28_network.ipynb #318cf3ff
 @patch
 def _state(self:NetworkClassifier):
     arrays = {k: v.detach().cpu().contiguous().numpy() for k,v in self.model.state_dict().items()}

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load', 'combine', 'push_to_hub']
 
-# %% ../../nbs/30_bundle.ipynb #ba2b0265
+# %% ../../nbs/30_bundle.ipynb #b94a8757
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +18,7 @@ from ..models.ensemble import Ensemble
 from ..models.folder import check_files, read_manifest
 from ..models.linear import LinearClassifier
 
-# %% ../../nbs/30_bundle.ipynb #96bbeaa6
+# %% ../../nbs/30_bundle.ipynb #a0cb6f2c
 def _kind(info):
     "Return the class of the classifier that a manifest describes"
     model = info.get('model')
@@ -42,7 +42,7 @@ def _load_ensemble(folder, info, device):
     if res.labels != info['labels']: raise TweetnbError('its labels are not those of its members')
     return res
 
-# %% ../../nbs/30_bundle.ipynb #d7c42522
+# %% ../../nbs/30_bundle.ipynb #4c934829
 _again = 'Take a fresh copy of the bundle.'
 
 def load(
@@ -66,9 +66,10 @@ def load(
         why = str(e).partition('\n')[0]
         raise TweetnbError(f'the parts of the bundle do not fit together ({why})', path=folder, remedy=_again) from e
     res.info,res.path = info, folder
+    res.temperature = info.get('decisions', {}).get('temperature', 1.)
     return res
 
-# %% ../../nbs/30_bundle.ipynb #1552a6ed
+# %% ../../nbs/30_bundle.ipynb #1e0d1615
 def combine(
     classifiers:list, # Classifiers, or folders of bundles
     df:pd.DataFrame|None=None # Labelled tweets that none was trained on, to choose weights; default: equal weights
@@ -78,7 +79,7 @@ def combine(
     res = Ensemble(members)
     return res if df is None else res.weigh(df)
 
-# %% ../../nbs/30_bundle.ipynb #99f8c24a
+# %% ../../nbs/30_bundle.ipynb #9e47adc0
 def push_to_hub(
     folder:str|Path, # A bundle
     repo:str, # Name on the hub, such as 'ada/moods'
