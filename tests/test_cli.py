@@ -21,45 +21,82 @@ def tweetnb(*args, ok=True, cwd=None):
     return res
 
 
+tiny = '--set', 'n_hidden=8', '--set', 'n_emb=8', '--epochs', 1
+
 @pytest.fixture(scope='module')
 def demo(tmp_path_factory):
     folder = tmp_path_factory.mktemp('demo')
-    return folder, tweetnb('demo', '--out', folder, '--epochs', 3)
+    return folder, tweetnb('demo', '--out', folder, '--minutes', .3)
+
+
+@pytest.fixture(scope='module')
+def mood(tmp_path_factory):
+    "A small network, trained by name"
+    folder = tmp_path_factory.mktemp('mood')/'bundle'
+    args = '--model', 'bilstm', '--epochs', 3, '--set', 'n_hidden=32', '--set', 'bs=32', '--out', folder
+    return folder, tweetnb('train', sample_path('tweets.csv'), *args)
 
 
 def test_demo(demo):
+    "The best candidate is chosen, scored on tweets that chose nothing, saved, and tried"
     folder, res = demo
-    for said in 'Read', 'rejected', 'Split:', 'TF-IDF + logistic regression', 'bilstm', 'Confusion', 'tweetnb evaluate': assert said in res.stdout, said
+    for said in 'Read', 'rejected', 'TF-IDF', 'n-grams', 'test tweets', 'Confusion', 'tweetnb app': assert said in res.stdout, said
     info = json.loads((folder/'bundle'/'bundle.json').read_text(encoding='utf-8'))
-    assert .5 < info['scores']['accuracy'] < 1
+    assert .6 < info['scores']['accuracy'] < 1 and info['candidates'][0]['candidate'] == 'TF-IDF'
     form, mine = [pd.read_csv(o, dtype=str) for o in (sample_path('sample_submission.csv'), folder/'submission.csv')]
     assert list(form.columns) == list(mine.columns) and (form.iloc[:, 0] == mine.iloc[:, 0]).all()
     assert 'tqdm' not in res.stderr and '\r' not in res.stdout and '%|' not in res.stderr     # no bars in a log
 
 
-def test_same_seed_same_figures(demo, tmp_path):
-    again = tweetnb('demo', '--out', tmp_path, '--epochs', 3)
-    weights = [(folder/'bundle'/'model.safetensors').read_bytes() for folder in (demo[0], tmp_path)]
-    assert weights[0] == weights[1]
-    assert 'accuracy' in again.stdout
+def test_a_model_by_name(mood):
+    for said in 'epoch 3', 'TF-IDF', 'always the commonest label', 'Confusion', 'Saved to': assert said in mood[1].stdout, said
+    info = json.loads((mood[0]/'bundle.json').read_text(encoding='utf-8'))
+    assert info['config']['params'] == {'n_hidden': 32} and info['config']['bs'] == 32 and info['training']['scored_on'] == 'test'
 
 
-def test_probabilities_survive_a_new_process(demo, tmp_path):
-    from tweetnb.ship.bundle import load_bundle
+def test_same_seed_same_weights(tmp_path):
+    for name in 'ab': tweetnb('train', sample_path('tweets.csv'), '--model', 'gru', *tiny, '--limit', 500, '--out', tmp_path/name)
+    a,b = [(tmp_path/name/'model.safetensors').read_bytes() for name in 'ab']
+    assert a == b
+
+
+def test_probabilities_survive_a_new_process(mood, tmp_path):
+    from tweetnb.ship.bundle import load
     tweets = pd.read_csv(sample_path('tweets_test.csv'), dtype=str)['text'].fillna('')
-    here = load_bundle(demo[0]/'bundle').predict_proba(tweets)
-    code = ("import sys, numpy as np, pandas as pd; from tweetnb.ship.bundle import load_bundle; "
-            "t = pd.read_csv(sys.argv[2], dtype=str)['text'].fillna(''); np.save(sys.argv[3], load_bundle(sys.argv[1]).predict_proba(t))")
-    subprocess.run([sys.executable, '-c', code, demo[0]/'bundle', sample_path('tweets_test.csv'), tmp_path/'p.npy'], check=True)
+    here = load(mood[0]).predict_proba(tweets)
+    code = ("import sys, numpy as np, pandas as pd, tweetnb as tn; t = pd.read_csv(sys.argv[2], dtype=str)['text']; "
+            "np.save(sys.argv[3], tn.load(sys.argv[1]).predict_proba(t))")
+    subprocess.run([sys.executable, '-c', code, mood[0], sample_path('tweets_test.csv'), tmp_path/'p.npy'], check=True)
     np.testing.assert_allclose(np.load(tmp_path/'p.npy'), here, atol=1e-6)
 
 
 def test_evaluate_and_predict(demo, tmp_path):
-    scores = json.loads(tweetnb('evaluate', demo[0]/'bundle', sample_path('tweets.csv'), '--json').stdout)
-    assert .5 < scores['accuracy'] < 1 and scores['unseen_labels'] == []
+    scores = json.loads(tweetnb('evaluate', demo[0]/'bundle', sample_path('tweets_test_labelled.csv'), '--json').stdout)
+    assert .6 < scores['accuracy'] < 1 and scores['unseen_labels'] == []
     tweetnb('predict', demo[0]/'bundle', sample_path('tweets_test.csv'), '--out', tmp_path/'p.csv')
     given, got = pd.read_csv(sample_path('tweets_test.csv'), dtype=str), pd.read_csv(tmp_path/'p.csv', dtype=str)
     assert (given['id'] == got['id']).all() and {'label', 'confidence'} <= set(got)
+    assert 'lovely' in tweetnb('predict', demo[0]/'bundle', '--texts', 'what a lovely day').stdout
+
+
+def test_integer_labels_come_back_as_integers(tmp_path):
+    "From the file through training, the bundle and the CSV"
+    rows = [f'a {"good" if i % 2 else "bad"} day number {i},{1 if i % 2 else -1}' for i in range(60)]
+    file = write(tmp_path/'t.csv', 'text,label\n' + '\n'.join(rows) + '\n')
+    tweetnb('train', file, '--model', 'tfidf', '--out', tmp_path/'b')
+    assert json.loads((tmp_path/'b'/'bundle.json').read_text(encoding='utf-8'))['labels'] == [-1, 1]
+    tweetnb('predict', tmp_path/'b', file, '--out', tmp_path/'p.csv')
+    got = pd.read_csv(tmp_path/'p.csv')
+    assert got['label'].tolist() == [1 if i % 2 else -1 for i in range(60)] and {'p_-1', 'p_1'} <= set(got)
+
+
+def test_files_of_ones_own_validate_and_test(tmp_path):
+    df = pd.read_csv(sample_path('tweets.csv'))
+    for name,part in dict(train=df[:600], valid=df[600:800], test=df[800:900]).items(): part.to_csv(tmp_path/f'{name}.csv', index=False)
+    res = tweetnb('train', tmp_path/'train.csv', '--valid', tmp_path/'valid.csv', '--test', tmp_path/'test.csv', '--model', 'tfidf',
+                  '--out', tmp_path/'b')
+    info = json.loads((tmp_path/'b'/'bundle.json').read_text(encoding='utf-8'))
+    assert 90 < info['scores']['tweets'] <= 100 and 'On the test tweets' in res.stdout
 
 
 def test_never_trained_label(demo, tmp_path):
@@ -70,7 +107,9 @@ def test_never_trained_label(demo, tmp_path):
     assert json.loads(tweetnb('evaluate', demo[0]/'bundle', file, '--json').stdout)['unseen_labels'] == ['sarcastic']
 
 
-def write(path, text): path.write_text(text, encoding='utf-8'); return path
+def write(path, text):
+    path.write_text(text, encoding='utf-8')
+    return path
 
 def broken_files(d):
     "Each broken input, and what its one line of error must mention"
@@ -106,10 +145,10 @@ def test_missing_texts_and_numbers_are_counted(tmp_path):
     rows = [f'{i},{("good" if i%2 else "bad")} day number {i},{"pos" if i%2 else "neg"}' for i in range(60)]
     rows[3], rows[10] = '3,,pos', '10,,neg'
     file = write(tmp_path/'t.csv', 'id,text,label\n' + '\n'.join(rows) + '\n')
-    out = tweetnb('train', file, '--out', tmp_path/'out', '--epochs', 1, '--hidden', 8, '--emb', 8).stdout
+    out = tweetnb('train', file, '--out', tmp_path/'out', '--model', 'rnn', *tiny).stdout
     assert 'Read 60 rows' in out and 'kept 58, rejected 2' in out
     numbers = write(tmp_path/'n.csv', 'text,label\n' + ''.join(f'{i},{"pos" if i%2 else "neg"}\n' for i in range(40)))
-    res = tweetnb('train', numbers, '--out', tmp_path/'out2', '--epochs', 1, '--hidden', 8, '--emb', 8, ok=False)
+    res = tweetnb('train', numbers, '--out', tmp_path/'out2', '--model', 'rnn', *tiny, ok=False)
     assert res.returncode == 0 or res.stderr.startswith('Error: ')
 
 
@@ -122,7 +161,7 @@ def test_submission_is_checked(demo, tmp_path):
     assert [o.split(',')[0] for o in (tmp_path/'s.csv').read_text(encoding='utf-8').splitlines()] == [o.split(',')[0] for o in shuffled]
     assert 'is not in the sample' in predict(write(tmp_path/'b.csv', '\n'.join(form[:-1]) + '\n')).stderr
     assert 'is not among the tweets' in predict(write(tmp_path/'c.csv', '\n'.join([*form, 'nobody,0']) + '\n')).stderr
-    assert 'twice' in predict(write(tmp_path/'d.csv', '\n'.join([*form, form[-1]]) + '\n')).stderr
+    assert 'occurs twice' in predict(write(tmp_path/'d.csv', '\n'.join([*form, form[-1]]) + '\n')).stderr
     assert 'two' in predict(write(tmp_path/'e.csv', 'id\n1\n')).stderr
 
 
@@ -144,9 +183,10 @@ def test_recipe(tmp_path):
     assert 'Error: ' in tweetnb('recipe', 'poetry', ok=False).stderr
 
 
-def test_two_processes_and_checkpoints(demo, tmp_path):
+def test_two_processes_and_checkpoints(tmp_path):
     "The second run finds a finished one and gives the same bundle"
-    args = ['train', sample_path('tweets.csv'), '--epochs', 1, '--hidden', 8, '--emb', 8, '--no-baseline', '--processes', 2, '--checkpoints', tmp_path/'state']
+    state = '--processes', 2, '--checkpoints', tmp_path/'state'
+    args = ['train', sample_path('tweets.csv'), '--model', 'bilstm', *tiny, *state]
     outs = [tweetnb(*args, '--out', tmp_path/o).stdout for o in 'ab']
     assert outs[0].count('Saved to') == 1 and outs[0].count('epoch 1') == 1                      # one of the processes speaks
     a,b = [(tmp_path/o/'model.safetensors').read_bytes() for o in 'ab']
@@ -155,7 +195,8 @@ def test_two_processes_and_checkpoints(demo, tmp_path):
 
 def test_help_and_usage():
     out = tweetnb('--help').stdout
-    for command in 'train', 'evaluate', 'predict', 'explain', 'ensemble', 'audit', 'convert', 'compare', 'recipe', 'export', 'app', 'serve', 'demo': assert command in out
+    commands = 'train evaluate predict explain ensemble audit convert compare recipe export app serve demo'
+    for command in commands.split(): assert command in out
     assert tweetnb('train', ok=False).returncode == 2
     assert tweetnb('fly', ok=False).returncode == 2
     assert tweetnb('--version').stdout.startswith('tweetnb ')
@@ -167,14 +208,15 @@ def test_audit(tmp_path):
 
 
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
-    (tmp_path/'photos').mkdir(); write(tmp_path/'photos'/'cat.txt', 'meow')
-    res = tweetnb('train', sample_path('tweets.csv'), '--out', tmp_path/'photos', '--epochs', 1, '--limit', 300, ok=False)
-    assert res.returncode == 1 and 'something else' in res.stderr
+    (tmp_path/'photos').mkdir()
+    write(tmp_path/'photos'/'cat.txt', 'meow')
+    res = tweetnb('train', sample_path('tweets.csv'), '--out', tmp_path/'photos', '--limit', 300, ok=False)
+    assert res.returncode == 1 and 'not a bundle' in res.stderr
     assert (tmp_path/'photos'/'cat.txt').read_text() == 'meow'
 
 
 def test_importing_tweetnb_leaves_torch_xla_and_torchvision_alone():
-    code = ("import sys, tweetnb.cli, tweetnb.train.learner, tweetnb.ship.bundle, tweetnb.data.audit, tweetnb.models.linear; "
+    code = ("import sys, tweetnb.cli, tweetnb.train.learner, tweetnb.ship.bundle, tweetnb.data.audit; "
             "print(sorted({'torch_xla', 'torchvision', 'accelerate'} & set(sys.modules)))")
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
     assert res.stdout.strip() == '[]'
@@ -184,7 +226,7 @@ def test_importing_tweetnb_leaves_torch_xla_and_torchvision_alone():
 def test_real_submission(tmp_path):
     "A real competition: IDs, order and labels come back exactly, also where its sample lost two leading zeros"
     folder = data_path('arabizi')
-    tweetnb('train', folder/'Train.csv', '--cleaner', 'arabizi', '--limit', 6000, '--epochs', 1, '--hidden', 16, '--emb', 16, '--no-baseline', '--out', tmp_path/'b')
+    tweetnb('train', folder/'Train.csv', '--model', 'lstm', '--set', 'cleaner=arabizi', '--limit', 6000, *tiny, '--out', tmp_path/'b')
     out = tweetnb('predict', tmp_path/'b', folder/'Test.csv', '--sample', folder/'SampleSubmission.csv', '--out', tmp_path/'s.csv').stdout
     form, mine = [pd.read_csv(o, dtype=str) for o in (folder/'SampleSubmission.csv', tmp_path/'s.csv')]
     assert len(mine) == 30_000 and list(mine.columns) == ['ID', 'label'] and (mine['ID'] == form['ID']).all()
@@ -194,7 +236,17 @@ def test_real_submission(tmp_path):
 @pytest.mark.skipif(not data_path('sentiment140').exists(), reason='needs TWEETNB_DATA/sentiment140')
 def test_real_label_never_seen(tmp_path):
     folder = data_path('sentiment140')
-    tweetnb('train', folder/'training.1600000.processed.noemoticon.head20k.csv', '--cleaner', 'sentiment140', '--epochs', 1, '--hidden', 16, '--emb', 16,
-            '--no-baseline', '--out', tmp_path/'b')
+    file = folder/'training.1600000.processed.noemoticon.head20k.csv'
+    tweetnb('train', file, '--model', 'lstm', '--set', 'cleaner=sentiment140', *tiny, '--out', tmp_path/'b')
     res = tweetnb('evaluate', tmp_path/'b', folder/'testdata.manual.2009.06.14.csv')
     assert '139 of these tweets have a label that was never trained (2)' in res.stdout
+
+
+def test_import_is_light():
+    "`import tweetnb` imports no library; a linear bundle answers without PyTorch and fastai"
+    code = "import sys, tweetnb; print([o for o in ('torch', 'fastai', 'pandas', 'numpy') if o in sys.modules])"
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    bundle = Path(__file__).parent/'bundles'/'0.1.0'/'tfidf'
+    code = (f"import sys, tweetnb as tn; assert len(tn.load({str(bundle)!r}).predict('hello')) == 1; "
+            "print([o for o in ('torch', 'fastai', 'transformers') if o in sys.modules])")
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'

@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from tweetnb.text.block import TweetDataLoaders
-from tweetnb.ship.bundle import load_bundle
+from tweetnb.ship.bundle import load
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.train.learner import Pretrained, map_embedding, tweet_learner, tweet_splitter
 from tweetnb.data.read import read_tweets
@@ -26,7 +26,7 @@ def teacher(emoji):
     return learn
 
 @pytest.fixture(scope='module')
-def bundle(teacher, tmp_path_factory): return teacher.save_bundle(tmp_path_factory.mktemp('bundle')/'emoji', scores={})
+def bundle(teacher, tmp_path_factory): return teacher.classifier().save(tmp_path_factory.mktemp('bundle')/'emoji')
 
 def quiet(learn, *args, how='fit_one_cycle'):
     with learn.no_bar(), learn.no_logging(): getattr(learn, how)(*args)
@@ -36,7 +36,7 @@ def state(learn): return {k: v.clone() for k,v in learn.model.state_dict().items
 
 @pytest.mark.parametrize('way', ['learner', 'bundle', 'folder', 'text'])
 def test_exact_for_shared_words(mood, emoji, teacher, bundle, way):
-    source = dict(learner=teacher, bundle=load_bundle(bundle), folder=bundle, text=str(bundle))[way]
+    source = dict(learner=teacher, bundle=load(bundle), folder=bundle, text=str(bundle))[way]
     pupil = tweet_learner(mood, pretrained=source)
     old,new = teacher.model.state_dict(),pupil.model.state_dict()
     place = {w: i for i,w in enumerate(emoji.vocab[0])}
@@ -107,6 +107,6 @@ def test_map_embedding():
 
 def test_a_pupil_is_saved_and_loaded(mood, teacher, tmp_path):
     pupil = quiet(tweet_learner(mood, pretrained=teacher, metrics=[]), 1)
-    again = load_bundle(pupil.save_bundle(tmp_path/'pupil', scores={}))
+    again = load(pupil.classifier().save(tmp_path/'pupil'))
     texts = ['so tired of this train', 'lovely morning']
-    assert again.predict_proba(texts) == pytest.approx(pupil.predict_proba(texts).to_numpy(), abs=1e-6)
+    assert again.predict_proba(texts).to_numpy() == pytest.approx(pupil.predict_proba(texts).to_numpy(), abs=1e-6)

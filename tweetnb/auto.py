@@ -5,10 +5,10 @@
 # %% auto #0
 __all__ = ['make_splits', 'Candidate', 'ladder', 'plan_epochs', 'fit_to_time', 'Search', 'try_candidate', 'AutoResult', 'train']
 
-# %% ../nbs/56_auto.ipynb #d60bde50
-import math, os, time
-from contextlib import nullcontext
+# %% ../nbs/56_auto.ipynb #54cea05a
+import math, time
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -24,18 +24,18 @@ from .models.classifier import Classifier
 from .models.ensemble import Ensemble, mixture_weights
 from .models.folder import check_writable
 from .models.network import best_device
-from .train.devices import active_runner, bf16_unit, runner
-from .train.fit import Config, TrainResult, default_config, fit, step_seconds
+from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 
-# %% ../nbs/56_auto.ipynb #ffd73c77
+# %% ../nbs/56_auto.ipynb #fe8685e7
 _few = 5000 # Below this many tweets candidates are cross-validated
 
 def make_splits(
     df:pd.DataFrame, # `text`, `label`, perhaps `split`
     valid:pd.DataFrame|None=None, # Tweets to validate on
     test:pd.DataFrame|None=None, # Tweets to report on
-    seed:int=42 # Seed of the split
+    seed:int=42, # Seed of the split
+    folds:bool=True # Cross-validate if there are few tweets?
 ) -> pd.DataFrame: # With `split` ('train', 'valid', 'test'), and `fold` if there are few tweets
     "Split a table into training, validation and test tweets, keeping what the table or the caller has split"
     if 'split' not in df: df = df.assign(split='train')
@@ -45,7 +45,7 @@ def make_splits(
     df = pd.concat(parts, ignore_index=True)
     df['label'] = df['label'].astype('category')
     if not (df['split'] == 'test').any(): df = _hold_out(df, 'test', .2 if len(df) < _few else .1, seed)
-    few = (df['split'] != 'test').sum() < _few
+    few = folds and (df['split'] != 'test').sum() < _few
     if few and not (df['split'] == 'valid').any(): df = _add_folds(df, seed)
     elif not (df['split'] == 'valid').any(): df = _hold_out(df, 'valid', .1, seed)
     return drop_leaks(df)
@@ -54,21 +54,21 @@ def _hold_out(df, name, share, seed):
     "Move a share of the training tweets to another split"
     train = df[df['split'] == 'train']
     made = split_tweets(train.drop(columns='split'), valid=share, seed=seed)
-    moved = made.index[made['split'] == 'valid'] if made.index.equals(train.index) else train.index[made['split'] == 'valid']
     split = df['split'].astype(object).copy()
-    split[moved] = name
+    split[train.index[(made['split'] == 'valid').to_numpy()]] = name
     return df.assign(split=split)
 
 def _add_folds(df, seed):
     "Number the training tweets by fold; the first fold stands in as the validation split"
     train = df[df['split'] == 'train']
     smallest = int(train['label'].value_counts().replace(0, np.nan).min())
-    folds = kfold_tweets(train.drop(columns='split').reset_index(drop=True), max(2, min(5, smallest)))['fold'].to_numpy()
+    k = max(2, min(5, smallest))
+    folds = kfold_tweets(train.drop(columns='split').reset_index(drop=True), k)['fold'].to_numpy()
     fold = pd.Series(-1, index=df.index)
     fold[train.index] = folds
     return df.assign(fold=fold)
 
-# %% ../nbs/56_auto.ipynb #7fab4f15
+# %% ../nbs/56_auto.ipynb #71a89a08
 @dataclass
 class Candidate:
     "One model to try"
@@ -95,7 +95,7 @@ def ladder(
         found.append(Candidate('transformer, fine-tuned', default_config('bert', probe='first', **start), 'steps'))
     return found
 
-# %% ../nbs/56_auto.ipynb #16b5a258
+# %% ../nbs/56_auto.ipynb #8b1884a8
 _aims = dict(ngram=(5, 20, 1500), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
 
 def plan_epochs(
@@ -121,7 +121,7 @@ def fit_to_time(
     if affordable*n < least: return None
     return replace(config, epochs=1, limit=int(affordable*n))
 
-# %% ../nbs/56_auto.ipynb #1ff8c4d2
+# %% ../nbs/56_auto.ipynb #de588d2e
 class Search:
     "The state of a search: what was tried, what it gave, and how much time is left"
     def __init__(self,
@@ -140,7 +140,7 @@ class Search:
         self.show = show or (lambda row: None)
         self.started = time.perf_counter()
         self.rows = []
-        self.found = {}                                     # name -> (classifier, probabilities on validation tweets, config)
+        self.found = {}                                     # name -> (classifier, validation probabilities, config)
         dev = df[df['split'] != 'test']
         self.cross = 'fold' in df
         self.valid = dev if self.cross else df[df['split'] == 'valid']
@@ -159,7 +159,7 @@ class Search:
     @property
     def best(self) -> str|None:
         "The name of the best candidate so far"
-        scored = {o['candidate']: o['score'] for o in self.rows if o['score'] == o['score'] and o['candidate'] in self.found}
+        scored = {o['candidate']: o['score'] for o in self.rows if o['candidate'] in self.found}
         return max(scored, key=scored.get, default=None)
 
     def add(self, name:str, score:float, seconds:float, note:str):
@@ -172,7 +172,7 @@ class Search:
         "All candidates, in the order in which they were tried"
         return pd.DataFrame(self.rows, columns=['candidate', 'score', 'seconds', 'note'])
 
-# %% ../nbs/56_auto.ipynb #20ca4858
+# %% ../nbs/56_auto.ipynb #551b9d62
 def _as_train(df, held_out):
     "A table with `split` in which some rows validate; the smallest part of it must do"
     return df.drop(columns='fold', errors='ignore').assign(split=np.where(held_out, 'valid', 'train'))
@@ -189,7 +189,7 @@ def _try(search, config):
         parts.append(fit(config, table, search.seed, device=search.device).probs('valid'))
     probs = pd.concat(parts).loc[search.valid.index].fillna(0.)
     last = _as_train(search.train, search.train['fold'] == 0).assign(split='train')
-    last = pd.concat([last, last.iloc[:20].assign(split='valid')], ignore_index=True)      # loaders want some to validate on
+    last = pd.concat([last, last.iloc[:20].assign(split='valid')], ignore_index=True)      # loaders want some
     return fit(config, last, search.seed, device=search.device).classifier, probs
 
 def _folds(search): return len(set(search.train['fold'])) + 1 if search.cross else 1
@@ -199,11 +199,12 @@ def _variants(search, candidate):
     config = candidate.config
     if config.model == 'tfidf':
         weights = (None, 'balanced') if search.metric.startswith(('macro', 'f1')) else (None,)
-        return [replace(config, class_weight=weight, params={**config.params, 'C': C}) for weight in weights for C in (3., 10.)]
+        options = product(weights, (3., 10.))
+        return [replace(config, class_weight=w, params={**config.params, 'C': C}) for w,C in options]
     weighted = search.metric.startswith(('macro', 'f1'))
     return [replace(config, class_weight='balanced') if weighted else config]
 
-# %% ../nbs/56_auto.ipynb #8346e581
+# %% ../nbs/56_auto.ipynb #00e4600e
 def _per_tweet(search, config):
     "Seconds that one tweet takes in training, from a few batches; and the seconds that were spent to find out"
     start = time.perf_counter()
@@ -259,7 +260,7 @@ def _describe(config, n):
     if config.class_weight: parts.append('rare labels weighed up')
     return ', '.join(parts)
 
-# %% ../nbs/56_auto.ipynb #8fd5a862
+# %% ../nbs/56_auto.ipynb #98ab3994
 def _ensemble(search):
     "Combine what was found; return the classifier and its validation probabilities"
     best = search.best
@@ -285,7 +286,7 @@ def _calibrate(classifier, probs, true):
     classifier.temperature = float(np.clip(Temperature.fit(probs, true).value, .2, 5))
     return classifier
 
-# %% ../nbs/56_auto.ipynb #2b2adc0c
+# %% ../nbs/56_auto.ipynb #dd039540
 class AutoResult:
     "The best classifier for a table, how it was found, and its scores on tweets that chose nothing"
     def __init__(self,
@@ -329,7 +330,7 @@ def save(self:AutoResult,
         raise TweetnbError(f'the bundle could not be written ({e}); it was saved to {rescued}', path=folder,
                            remedy=f'Copy it: cp -r {rescued} {folder}') from e
 
-# %% ../nbs/56_auto.ipynb #f7c6198a
+# %% ../nbs/56_auto.ipynb #9c78db2f
 def _table(data):
     "A table, or what a file holds"
     return data if isinstance(data, pd.DataFrame) or data is None else read_tweets(data, label=True)
@@ -337,7 +338,7 @@ def _table(data):
 def train(
     data:pd.DataFrame|str|Path, # Labelled tweets: a table with `text` and `label`, or a file
     minutes:float=10, # Budget of time
-    metric:str='macro_f1', # What counts: 'accuracy', 'macro_f1', 'macro_recall', 'f1:LABEL', 'average_precision', 'roc_auc', …
+    metric:str='macro_f1', # What counts: 'accuracy', 'macro_recall', 'f1:LABEL', 'roc_auc', …; see `metric_value`
     valid:pd.DataFrame|str|Path|None=None, # Tweets to choose on; default: the file's own split, a tenth, or folds
     test:pd.DataFrame|str|Path|None=None, # Tweets to report on; default: the file's own split, a tenth or a fifth
     pretrained:str|None=None, # Folder or name of a transformer; default: one that is on this machine
@@ -354,7 +355,8 @@ def train(
     search = Search(df, metric, minutes, seed, device, show)
     if len(search.labels) < 2:
         raise TweetnbError('the training tweets have fewer than two labels', remedy='A classifier needs at least two.')
-    search.score(pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels))   # is the metric known?
+    even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels)
+    search.score(even)                                      # raises for an unknown metric
     reserve = min(.1*search.seconds, 60)
     try:
         for candidate in ladder(find_encoder(pretrained), cleaner, encoder_path()):

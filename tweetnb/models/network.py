@@ -5,9 +5,11 @@
 # %% auto #0
 __all__ = ['best_device', 'NetworkClassifier']
 
-# %% ../../nbs/28_network.ipynb #e59fba2d
+# %% ../../nbs/28_network.ipynb #a82bbacb
+import copy
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Callable
 
 import numpy as np
 import pandas as pd
@@ -25,7 +27,7 @@ from .recurrent import count_parameters, create_model
 from ..text.batches import BucketSampler, pad_rows
 from ..text.tokens import TweetTokenizer
 
-# %% ../../nbs/28_network.ipynb #f36733d4
+# %% ../../nbs/28_network.ipynb #241d4815
 def best_device(
     device:str|torch.device='auto' # 'auto', or PyTorch's name of a device
 ) -> torch.device:
@@ -38,7 +40,7 @@ def best_device(
         raise TweetnbError('PyTorch finds no GPU on this machine', remedy="Choose device='auto' or 'cpu'.")
     return found
 
-# %% ../../nbs/28_network.ipynb #25aa88a5
+# %% ../../nbs/28_network.ipynb #a0dcb05e
 class NetworkClassifier(Classifier):
     "A network, and what turns tweets into its input"
     needs = ('model.safetensors', 'tokenizer.json')
@@ -74,7 +76,15 @@ class NetworkClassifier(Classifier):
         self.model = (model or self.model).to(self.device)
         return self
 
-# %% ../../nbs/28_network.ipynb #06a57afe
+    def with_model(self,
+        model:Callable # Takes `ids` and `lengths`, returns logits; an ONNX session for instance
+    ) -> 'NetworkClassifier': # A copy
+        "Return the same classifier with another model, which stays where it is"
+        res = copy.copy(self)
+        res.model = model
+        return res
+
+# %% ../../nbs/28_network.ipynb #0a7d13f3
 @patch
 def _encode(self:NetworkClassifier, texts, max_len):
     "Clean and tokenise; return the cleaned texts and a token store"
@@ -91,7 +101,7 @@ def _precision(self:NetworkClassifier):
 def _answers(self:NetworkClassifier, texts, bs):
     "Yield the rows of each batch, and their logits"
     store = self._encode(texts, self.max_len)[1]
-    self.model.eval()
+    if isinstance(self.model, nn.Module): self.model.eval()
     with progress(total=len(store), desc='predicting') as bar, torch.inference_mode(), self._precision():
         for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
             ids,lengths = pad_rows(store, rows, width, self.tokenizer.pad_id)
@@ -113,7 +123,7 @@ def batch_rows(self:NetworkClassifier,
     rows = [rows for rows,_ in self._answers(texts, bs)]
     return np.concatenate(rows) if rows else np.array([], dtype=int)
 
-# %% ../../nbs/28_network.ipynb #1178f50d
+# %% ../../nbs/28_network.ipynb #91baa0e4
 def _token_spans(tokenizer, read, ids):
     "Find (start, end) in `read` of each of the `ids`, special tokens left out; `None` where the text cannot tell"
     found = tokenizer.tk.encode(read, add_special_tokens=False)
@@ -136,7 +146,7 @@ def _join_overlapping(spans, weights):
             sums.append(weight)
     return joined, np.array(sums)
 
-# %% ../../nbs/28_network.ipynb #60d9fec2
+# %% ../../nbs/28_network.ipynb #7224f663
 @patch
 def _attribution(self:NetworkClassifier, text, read, ids, weights, limit, **known):
     "Make one `Attribution` from the weights of all tokens"
@@ -176,7 +186,7 @@ def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
             bar.update(len(rows))
     return res
 
-# %% ../../nbs/28_network.ipynb #87704390
+# %% ../../nbs/28_network.ipynb #610030f3
 @patch
 def explain(self:NetworkClassifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
@@ -209,7 +219,7 @@ def attention(self:NetworkClassifier,
         return logits.softmax(1), logits.argmax(1), weights, None
     return self._explain(tweets, None, 'attention', max_len, bs, weigh)
 
-# %% ../../nbs/28_network.ipynb #318cf3ff
+# %% ../../nbs/28_network.ipynb #4c7b85f6
 @patch
 def _state(self:NetworkClassifier):
     arrays = {k: v.detach().cpu().contiguous().numpy() for k,v in self.model.state_dict().items()}

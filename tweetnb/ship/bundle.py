@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['load', 'combine', 'push_to_hub']
 
-# %% ../../nbs/30_bundle.ipynb #b94a8757
+# %% ../../nbs/30_bundle.ipynb #e18fa321
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +18,7 @@ from ..models.ensemble import Ensemble
 from ..models.folder import check_files, read_manifest
 from ..models.linear import LinearClassifier
 
-# %% ../../nbs/30_bundle.ipynb #a0cb6f2c
+# %% ../../nbs/30_bundle.ipynb #de63ac21
 def _kind(info):
     "Return the class of the classifier that a manifest describes"
     model = info.get('model')
@@ -42,8 +42,14 @@ def _load_ensemble(folder, info, device):
     if res.labels != info['labels']: raise TweetnbError('its labels are not those of its members')
     return res
 
-# %% ../../nbs/30_bundle.ipynb #4c934829
+# %% ../../nbs/30_bundle.ipynb #91a091f5
 _again = 'Take a fresh copy of the bundle.'
+
+def _temperature(decisions):
+    "The temperature in a manifest; 1 if there is none"
+    value = decisions.get('temperature', 1.)
+    if not (isinstance(value, (int, float)) and value > 0): raise TweetnbError(f'the temperature is {value!r}')
+    return float(value)
 
 def load(
     folder:str|Path, # A bundle
@@ -59,6 +65,7 @@ def load(
         if kind is Ensemble: res = _load_ensemble(folder, info, device)
         elif kind is LinearClassifier: res = kind.from_folder(folder, info, cleaner)
         else: res = kind.from_folder(folder, info, cleaner, device)
+        res.temperature = _temperature(info.get('decisions', {}))
     except TweetnbError as e:
         if e.path is not None: raise
         raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
@@ -66,10 +73,9 @@ def load(
         why = str(e).partition('\n')[0]
         raise TweetnbError(f'the parts of the bundle do not fit together ({why})', path=folder, remedy=_again) from e
     res.info,res.path = info, folder
-    res.temperature = info.get('decisions', {}).get('temperature', 1.)
     return res
 
-# %% ../../nbs/30_bundle.ipynb #1e0d1615
+# %% ../../nbs/30_bundle.ipynb #aa2296fe
 def combine(
     classifiers:list, # Classifiers, or folders of bundles
     df:pd.DataFrame|None=None # Labelled tweets that none was trained on, to choose weights; default: equal weights
@@ -79,7 +85,7 @@ def combine(
     res = Ensemble(members)
     return res if df is None else res.weigh(df)
 
-# %% ../../nbs/30_bundle.ipynb #9e47adc0
+# %% ../../nbs/30_bundle.ipynb #bfba08d8
 def push_to_hub(
     folder:str|Path, # A bundle
     repo:str, # Name on the hub, such as 'ada/moods'

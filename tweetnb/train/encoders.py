@@ -5,14 +5,14 @@
 # %% auto #0
 __all__ = ['known_encoders', 'KnownEncoder', 'find_encoder', 'advise_encoder', 'encoder_path']
 
-# %% ../../nbs/36_encoders.ipynb #8303a609
+# %% ../../nbs/36_encoders.ipynb #9fa1cda5
 import importlib.util, os
 from dataclasses import dataclass
 from pathlib import Path
 
 from ..core import TweetnbError
 
-# %% ../../nbs/36_encoders.ipynb #b38f4fd0
+# %% ../../nbs/36_encoders.ipynb #f663276a
 @dataclass(frozen=True)
 class KnownEncoder:
     "A small encoder that suits tweets"
@@ -38,7 +38,8 @@ def _in_package(name):
     "The folder of an encoder in an installed package, or `None`"
     spec = importlib.util.find_spec(name)
     if spec is None or not spec.origin: return None
-    files = [o.parent for o in Path(spec.origin).parent.rglob('config.json') if (o.parent/'model.safetensors').is_file()]
+    configs = Path(spec.origin).parent.rglob('config.json')
+    files = [o.parent for o in configs if (o.parent/'model.safetensors').is_file()]
     return str(files[0]) if files else None
 
 def find_encoder(
@@ -56,7 +57,7 @@ def advise_encoder() -> str:
     o = next(o for o in known_encoders if 'MiniLM-L6' in o.name)
     return f'For a transformer: hf download {o.name} ({o.megabytes} MB, {o.licence}), or --pretrained FOLDER.'
 
-# %% ../../nbs/36_encoders.ipynb #02cc4789
+# %% ../../nbs/36_encoders.ipynb #b0542c4a
 def encoder_path() -> str|None: # A folder, or `None` if this installation has none
     "Return the folder of the packaged tweet encoder"
     import tweetnb

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['encoder_vectors', 'choose_strength', 'fit_head']
 
-# %% ../../nbs/35_probe.ipynb #eaabfa04
+# %% ../../nbs/35_probe.ipynb #e197cbbb
 import warnings
 
 import numpy as np
@@ -19,7 +19,7 @@ from ..core import TweetnbError
 from ..models.classifier import as_texts
 from ..models.network import NetworkClassifier
 
-# %% ../../nbs/35_probe.ipynb #def63461
+# %% ../../nbs/35_probe.ipynb #b3923607
 def encoder_vectors(
     network:NetworkClassifier, # Its model has a linear `head`
     tweets:list|pd.Series|pd.DataFrame, # Any tweets
@@ -35,7 +35,7 @@ def encoder_vectors(
     if len(texts): res[rows] = torch.cat(found).numpy()
     return res
 
-# %% ../../nbs/35_probe.ipynb #fb2618b7
+# %% ../../nbs/35_probe.ipynb #ac214333
 _strengths = (.003, .03, .3, 3.)
 
 def _regression(C, class_weight, seed):
@@ -57,7 +57,9 @@ def choose_strength(
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
-        scores = {C: cross_val_score(_regression(C, class_weight, seed), X, y, scoring=scoring, cv=cv).mean() for C in _strengths}
+        scores = {}
+        for C in _strengths:
+            scores[C] = cross_val_score(_regression(C, class_weight, seed), X, y, scoring=scoring, cv=cv).mean()
     return max(scores, key=scores.get)
 
 def fit_head(
