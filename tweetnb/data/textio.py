@@ -22,7 +22,7 @@ from ..core import TweetnbError
 
 # %% ../../nbs/02_textio.ipynb #2095ac6c
 class ReadReport(dict):
-    "Row counts of a file, ready for JSON: `read`, `kept`, `rejected` {reason: rows}, `noted` {oddity: rows kept anyway}"
+    "Row counts of a file, for JSON: `read`, `kept`, `rejected` {reason: rows}, `noted` {oddity: rows kept anyway}"
     def __init__(self,
         path:str|Path='', # The file
         format:str='' # Its format, as named by `sniff_format`
@@ -160,7 +160,8 @@ def read_some(
     "Read up to `n` bytes from a file that may be truncated or corrupt"
     try: return f.read(n)
     except (EOFError, OSError, zlib.error) as e:
-        raise TweetnbError(f'the file is truncated or corrupt ({e})', path=path, line=line, remedy='Download it again.') from e
+        problem = f'the file is truncated or corrupt ({e})'
+        raise TweetnbError(problem, path=path, line=line, remedy='Download it again.') from e
 
 # %% ../../nbs/02_textio.ipynb #84125bf8
 def newlines(
