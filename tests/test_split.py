@@ -111,7 +111,7 @@ def test_small_classes(rows):
         mine = out['split'][out['label'] == 'rare']
         assert (mine == 'train').any()
         report = out.attrs['split']
-        for s in ('valid', 'test'): assert (mine == s).any() or any(t.startswith(f'{s} has no row of rare') for t in report['notes'])
+        for s in ('valid', 'test'): assert (mine == s).any() or any(t.startswith(f'{s} has no rows of rare') for t in report['notes'])
 
 def test_a_class_of_one_text_sent_three_times_is_trained_on():
     df = pd.concat([made(100, 10**9, 1), pd.DataFrame({'text': ['rare', 'Rare', 'rare!'], 'label': 'rare'})], ignore_index=True)
@@ -126,7 +126,7 @@ def test_sizes_that_cannot_be_kept_are_told():
     df = pd.DataFrame({'text': [f'tweet {i}' for i in range(90)], 'author': ['ana', 'bob', 'cleo']*30})
     report = split_tweets(df, valid=0.2, by='author').attrs['split']
     assert report['rows'] == {'train': 60, 'valid': 30, 'test': 0}
-    assert 'valid was to have 18 rows: groups are not cut, the largest has 30' in report['notes']
+    assert 'valid has 30 rows instead of 18: groups are not cut, the largest has 30' in report['notes']
     with pytest.raises(TweetnbError, match='no group of rows is small enough'): split_tweets(df, valid=0.1, by='author')
 
 def test_without_labels_and_with_missing_ones():
@@ -155,10 +155,10 @@ def test_report_is_plain_and_travels():
     report = out.attrs['split']
     assert json.loads(json.dumps(report)) == report and copy.deepcopy(report) is report
     assert out[:10].attrs['split'] is report
-    assert repr(report).startswith('100 rows: train 80 (80.0%), valid 20 (20.0%)\nstratified by label; equal texts on one side; seed 42')
+    assert repr(report).startswith('100 rows: train 80 (80.0%), valid 20 (20.0%)\nstratified by label; equal texts stay together; seed 42')
     assert report.table[['train', 'valid']].sum().tolist() == [80, 20]
 
-@pytest.mark.parametrize('options,problem', [(dict(valid=1.5), 'neither a share'), (dict(valid=100), 'neither a share'), (dict(valid=.5, test=.5), 'nothing is left for training'),
+@pytest.mark.parametrize('options,problem', [(dict(valid=1.5), 'neither a share'), (dict(valid=100), 'neither a share'), (dict(valid=.5, test=.5), 'leave nothing for training'),
                                              (dict(by='user'), "no column 'user'"), (dict(valid=-.1), 'neither a share'), (dict(near=7), 'threshold')])
 def test_bad_wishes(options, problem):
     with pytest.raises(TweetnbError, match=problem): split_tweets(made(100, 10**9, 2), **options)
@@ -200,7 +200,7 @@ def test_arabizi_ten_percent():
 def test_imdb_keeps_its_test():
     out = split_tweets(real('imdb', 'aclImdb_50k.csv.gz'), valid=0.1)
     assert out.attrs['split']['rows'] == {'train': 22500, 'valid': 2500, 'test': 25000}
-    assert any(t.startswith('123 rows of test also stand in train') for t in out.attrs['split']['notes'])
+    assert any(t.startswith('123 rows of test also occur in train') for t in out.attrs['split']['notes'])
     assert crossing(drop_leaks(out)) == 0
 
 def test_tweeteval_keeps_its_three():
