@@ -113,7 +113,7 @@ def find_duplicates(
     return out.sort_values('rows', ascending=False, kind='stable')
 
 # %% ../../nbs/06_audit.ipynb #f51ac680
-def _tell_duplicates(found, df):
+def _report_duplicates(found, df):
     same,exact = int((found['rows']-1).sum()), int(df['text'].duplicated().sum())
     severity = 'warning' if same > len(df)/20 else 'note'
     what = f'rows repeat an earlier text ({exact:,} identically)'
@@ -135,7 +135,7 @@ def find_conflicts(
     return out.sort_values('rows', ascending=False, kind='stable')
 
 # %% ../../nbs/06_audit.ipynb #650ee5a8
-def _tell_conflicts(found, df):
+def _report_conflicts(found, df):
     rows = found['rows'].sum()
     if rows: yield Problem('warning', f'texts have several labels ({rows:,} rows)', len(found), _short(found['text']))
 
@@ -165,7 +165,7 @@ def find_leaks(
     return pd.DataFrame(out, columns=['seen', 'split', 'rows', 'share', 'exact', 'other_label'])
 
 # %% ../../nbs/06_audit.ipynb #ecd6f5f7
-def _tell_leaks(found, df):
+def _report_leaks(found, df):
     parts = _splits(df)
     for a,b,rows,share,exact,other in found[found['rows'] > 0].itertuples(index=False, name=None):
         hit = parts[b].loc[parts[b]['duplicate_key'].isin(parts[a]['duplicate_key']), 'text']
@@ -259,7 +259,7 @@ def find_near_duplicates(
     return out.sort_values('similarity', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../../nbs/06_audit.ipynb #54c94c7d
-def _tell_near(found, df):
+def _report_near(found, df):
     across,other = (int((~found[c]).sum()) if c in found else 0 for c in ('same_split', 'same_label'))
     if across: found = found.sort_values('same_split', kind='stable')
     pairs = [' ~ '.join(_short(p, width=40)) for p in found[['text', 'other_text']][:3].to_numpy()]
@@ -278,23 +278,23 @@ def class_balance(
     return out.rename_axis('label').sort_values('rows', ascending=False, kind='stable')
 
 # %% ../../nbs/06_audit.ipynb #81d561c1
-def _tell_balance(found, df):
+def _report_balance(found, df):
     for name,d in (_splits(df) or {'the table': df}).items():
         bare = d[d['label'].isna()]
         severity = 'note' if len(bare) == len(d) else 'error'  # a test without labels is a submission
         if len(bare): yield Problem(severity, f'rows of {name} have no label', len(bare), _short(bare['text']))
     def labels(mask): return found.index[mask].tolist()
-    def tell(severity, what, labels):
+    def problem(severity, what, labels):
         if labels: yield Problem(severity, what, len(labels), labels[:3])
-    yield from tell('note', 'labels have no rows', labels(found['rows'] == 0))
+    yield from problem('note', 'labels have no rows', labels(found['rows'] == 0))
     found = found[found['rows'] > 0]
     names = [n for n in list(found.columns[2:]) if found[n].sum()]
     if len(names) > 1:
         first,rest = found[names[0]] > 0, (found[names[1:]] > 0).any(axis=1)
-        yield from tell('error', f'labels never occur in {names[0]}', labels(~first))
-        yield from tell('warning', f'labels occur only in {names[0]}', labels(first & ~rest))
+        yield from problem('error', f'labels never occur in {names[0]}', labels(~first))
+        yield from problem('warning', f'labels occur only in {names[0]}', labels(first & ~rest))
     few = labels(found['rows'] < 10)
-    yield from tell('note', 'labels have fewer than 10 rows', few[::-1])
+    yield from problem('note', 'labels have fewer than 10 rows', few[::-1])
     rows,ends = found['rows'], found.index.tolist()
     if len(found) and not few and rows.max() > 10*rows.min():
         what = 'rows of the largest class for each row of the smallest'
@@ -322,7 +322,7 @@ def text_lengths(
     return pd.DataFrame.from_dict(rows, orient='index', columns=names).rename_axis('part').round().astype(int)
 
 # %% ../../nbs/06_audit.ipynb #ee3c8418
-def _tell_lengths(found, df):
+def _report_lengths(found, df):
     if found.loc['all', 'blank']: yield Problem('warning', 'texts are blank', int(found.loc['all', 'blank']))
     usual,most = max(1, found.loc['all', 'words 99 %']), int(found.loc['all', 'words most'])
     longest = df.loc[[df['text'].str.len().idxmax()], 'text']
@@ -351,7 +351,7 @@ def find_damage(
     return pd.DataFrame(out, columns=['damage', 'rows', 'share', 'example']).set_index('damage')
 
 # %% ../../nbs/06_audit.ipynb #9be2911d
-def _tell_damage(found, df):
+def _report_damage(found, df):
     for kind,rows,share,example in found.itertuples(name=None):
         severity = 'note' if kind.startswith('HTML') else 'warning'
         yield Problem(severity, f'rows with {kind} ({share:.1%})', rows, _short([example]))
@@ -427,7 +427,7 @@ def find_label_marks(
     return out.sort_values('own_rows', ascending=False, kind='stable', ignore_index=True)
 
 # %% ../../nbs/06_audit.ipynb #38955e6b
-def _tell_hints(found, df):
+def _report_hints(found, df):
     wide = found[(found['coverage'] >= 0.1) & (found['rows'] >= len(df)/1000)]
     for token,label,rows,purity,coverage in wide[:5].itertuples(index=False, name=None):
         what = f'rows with {token!r}, {purity:.0%} of them {label}: {coverage:.0%} of that class'
@@ -436,7 +436,7 @@ def _tell_hints(found, df):
     if rare: yield Problem('note', 'rarer tokens nearly determine a class', len(rare), rare[:5])
 
 # %% ../../nbs/06_audit.ipynb #83b47cec
-def _tell_marks(found, df):
+def _report_marks(found, df):
     own,other = (int(found[c].sum()) for c in ('own_rows', 'other_rows'))
     emoji = found['emoji'][:5].tolist()
     if own: yield Problem('warning', 'rows still contain the emoji of their own class', own, emoji)
@@ -451,28 +451,28 @@ def _find_order(df):
     return pd.DataFrame({'changes': [int((np.diff(codes) != 0).sum())], 'when_shuffled': [shuffled]})
 
 # %% ../../nbs/06_audit.ipynb #e2df8308
-def _tell_order(found, df):
+def _report_order(found, df):
     changes,usual = found.iloc[0]
     if usual > 20 and changes < usual/4:
         yield Problem('note', 'changes of label down the table: it is sorted, so shuffle it', int(changes))
 
 # %% ../../nbs/06_audit.ipynb #7ef739ba
-def _tell_read(report):
+def _report_read(report):
     rejected = report.get('rejected', {})
     return [Problem('note', f'rows were rejected by the reader: {reason}', n) for reason,n in rejected.items()]
 
 # %% ../../nbs/06_audit.ipynb #90a721f9
 _checks = {  # name: (makes the table, reports its problems, the column it needs, its heading if it is shown)
-    'leaks': (find_leaks, _tell_leaks, 'split', 'Leaks between splits'),
-    'conflicts': (find_conflicts, _tell_conflicts, 'label', 'Texts with several labels'),
-    'duplicates': (find_duplicates, _tell_duplicates, 'text', 'Duplicates'),
-    'near': (find_near_duplicates, _tell_near, 'text', 'Near-duplicates'),
-    'balance': (class_balance, _tell_balance, 'label', 'Classes'),
-    'lengths': (text_lengths, _tell_lengths, 'text', 'Lengths'),
-    'damage': (find_damage, _tell_damage, 'text', 'Damage'),
-    'hints': (find_hints, _tell_hints, 'label', 'Tokens that nearly determine a class'),
-    'marks': (find_label_marks, _tell_marks, 'label', 'Emoji of the classes in the texts'),
-    'order': (_find_order, _tell_order, 'label', '')}
+    'leaks': (find_leaks, _report_leaks, 'split', 'Leaks between splits'),
+    'conflicts': (find_conflicts, _report_conflicts, 'label', 'Texts with several labels'),
+    'duplicates': (find_duplicates, _report_duplicates, 'text', 'Duplicates'),
+    'near': (find_near_duplicates, _report_near, 'text', 'Near-duplicates'),
+    'balance': (class_balance, _report_balance, 'label', 'Classes'),
+    'lengths': (text_lengths, _report_lengths, 'text', 'Lengths'),
+    'damage': (find_damage, _report_damage, 'text', 'Damage'),
+    'hints': (find_hints, _report_hints, 'label', 'Tokens that nearly determine a class'),
+    'marks': (find_label_marks, _report_marks, 'label', 'Emoji of the classes in the texts'),
+    'order': (_find_order, _report_order, 'label', '')}
 
 # %% ../../nbs/06_audit.ipynb #004d1317
 def _cell(x, name):
@@ -540,7 +540,7 @@ def audit(
 ) -> Audit: # Tables, problems, plots
     "Look for everything that makes a score misleading: duplicates, conflicts, leaks, damage, revealing tokens"
     parts = df.values() if isinstance(df, dict) else [df]
-    problems = [p for t in parts for p in _tell_read(t.attrs.get('read', {}))]
+    problems = [p for t in parts for p in _report_read(t.attrs.get('read', {}))]
     if isinstance(df, dict): df,split = join_splits(df),'split'
     split = split or ('split' if 'split' in df else None)
     if split: _column(df, split)
@@ -548,10 +548,10 @@ def audit(
     d = _keyed(df)[['text', 'duplicate_key'] + ['label']*('label' in df)].reset_index(drop=True)
     if split: d['split'] = df[split].array
     tables = {}
-    for name,(find,tell,needs,_) in _checks.items():
+    for name,(find,report,needs,_) in _checks.items():
         if needs not in d or name == 'near' and not near: continue
         tables[name] = find(d, near) if name == 'near' else find(d)
-        problems += tell(tables[name], d)
+        problems += report(tables[name], d)
     return Audit(d, tables, problems)
 
 # %% ../../nbs/06_audit.ipynb #fb6c45fb

@@ -473,8 +473,8 @@ def _read_lines(path, report, label=None, label_value=None, encoding=None):
 
 # %% ../../nbs/04_read.ipynb #a37fbb17
 #: The names that splits have in files -> ours, in order
-SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'validation': 'valid', 'val': 'valid', 'dev': 'valid',
-          'test': 'test', 'testing': 'test'}
+SPLITS = {'train': 'train', 'training': 'train', 'valid': 'valid', 'validation': 'valid', 'val': 'valid',
+          'dev': 'valid', 'test': 'test', 'testing': 'test'}
 
 # %% ../../nbs/04_read.ipynb #79c555a8
 def _pairs(path, split=None):
