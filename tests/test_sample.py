@@ -8,7 +8,8 @@ import pytest
 from tweetnb.core import sample_path
 
 ROOT = Path(__file__).resolve().parent.parent
-FILES = {'tweets.csv', 'tweets_test.csv', 'tweets_test_labelled.csv', 'sample_submission.csv', 'emojify.txt', 'sentiment140.csv',
+FILES = {'tweets.csv', 'tweets_test.csv', 'tweets_test_labelled.csv', 'sample_submission.csv', 'emojify.txt',
+         'sentiment140.csv',
          'sentiment140_test.csv', 'tweeteval/pair_text.txt', 'tweeteval/pair_labels.txt', 'tweeteval/mapping.txt'}
 FACE = {'person_facepalming', 'rolling_on_the_floor_laughing', 'see-no-evil_monkey', 'weary_face', 'thinking_face'}
 
@@ -22,7 +23,9 @@ def content(name): return sample_path(name).read_bytes()
 def rows(name, **kw): return list(csv.DictReader(io.StringIO(content(name).decode('utf-8'), newline=''), **kw))
 def readme(): return sample_path('README.md').read_text(encoding='utf-8')
 def usable(): return [r for r in rows('tweets.csv') if (r['text'] or '').strip() and r['label']]
-def emojify(): return [[l.rsplit(' ', 1) for l in t.strip('\n').split('\n')] for t in content('emojify.txt').decode('utf-8').split('\n\n')]
+def emojify():
+    tweets = content('emojify.txt').decode('utf-8').split('\n\n')
+    return [[l.rsplit(' ', 1) for l in t.strip('\n').split('\n')] for t in tweets]
 def s140(name, encoding):
     return list(csv.reader(io.StringIO(content(name).decode(encoding), newline='')))
 
@@ -56,12 +59,15 @@ def test_duplicates_and_conflicts(maker):
     assert sum(len(ls) > 1 for ls in labels.values()) == 14
 
 @pytest.mark.parametrize('wart, least', [
-    ('\u200d', 20), ('[\U0001F3FB-\U0001F3FF]', 20), ('\ufe0f', 20), (r'@\w+', 200), (r'https://t\.co/\w{10}', 100), (r'#[A-Z]\w+[A-Z]', 80),
-    (r'([a-z])\1\1', 100), ('&amp;', 50), ('&lt;', 5), ('â€™|Ã©|ðŸ', 12), ('^RT @', 5), (',', 300), ('"', 20), ('\n', 60), ('’', 100)])
+    ('\u200d', 20), ('[\U0001F3FB-\U0001F3FF]', 20), ('\ufe0f', 20), (r'@\w+', 200), (r'https://t\.co/\w{10}', 100),
+    (r'#[A-Z]\w+[A-Z]', 80),
+    (r'([a-z])\1\1', 100), ('&amp;', 50), ('&lt;', 5), ('â€™|Ã©|ðŸ', 12), ('^RT @', 5), (',', 300), ('"', 20),
+    ('\n', 60), ('’', 100)])
 def test_warts(wart, least): assert sum(bool(re.search(wart, r['text'])) for r in usable()) >= least
 
 def test_no_tweet_is_longer_than_a_tweet():
-    assert max(len(html.unescape(r['text'])) for r in usable() if not r['text'].startswith('RT ')) <= 280 + 25   # a copy may have a link more
+    # a copy may have a link more
+    assert max(len(html.unescape(r['text'])) for r in usable() if not r['text'].startswith('RT ')) <= 280 + 25
 
 def test_test_set_and_submission(maker):
     test,answers,form = rows('tweets_test.csv'),rows('tweets_test_labelled.csv'),rows('sample_submission.csv')
@@ -76,7 +82,8 @@ def test_test_set_and_submission(maker):
 def test_emojify():
     tweets = emojify()
     assert len(tweets) == 600
-    assert all(t[0][0] == '<START>' and t[-1] == ['<STOP>', 'O'] and all(len(l) == 2 and not re.search(r'\s', l[0]) for l in t) for t in tweets)
+    assert all(t[0][0] == '<START>' and t[-1] == ['<STOP>', 'O'] for t in tweets)
+    assert all(len(l) == 2 and not re.search(r'\s', l[0]) for t in tweets for l in t)
     assert all(tag == 'O' or re.fullmatch(r':[\w-]+:', tag) for t in tweets for _,tag in t)
     tags = [[tag for _,tag in t if tag != 'O'] for t in tweets]
     words = {w for t in tweets for w,_ in t}
@@ -93,7 +100,8 @@ def test_sentiment140():
     assert len(train) == 800 and all(len(r) == 6 for r in train)
     assert [r[0] for r in train] == sorted(r[0] for r in train) and {r[0] for r in train} == {'0', '4'}
     texts = [r[5] for r in train]
-    assert all(any(w in t for t in texts) for w in ('&amp;', '&quot;', 'ï¿½', '\x92')) and any(t.endswith(' ') for t in texts)
+    assert all(any(w in t for t in texts) for w in ('&amp;', '&quot;', 'ï¿½',
+                                                    '\x92')) and any(t.endswith(' ') for t in texts)
     assert not any(re.search('[\U0001F000-\U0001FAFF]', t) for t in texts)
 
 def test_sentiment140_test(maker):
@@ -104,8 +112,10 @@ def test_sentiment140_test(maker):
 def test_tweeteval_lines_belong_together():
     texts,labels = (content(f'tweeteval/pair_{n}.txt').decode('utf-8') for n in ('text', 'labels'))
     assert texts.count('\n') == labels.count('\n') == 700 and texts.endswith('\n')
-    assert set(labels.split()) == {'0', '1', '2'} and content('tweeteval/mapping.txt') == b'0\tnegative\n1\tneutral\n2\tpositive\n'
-    assert len(texts.splitlines()) == 702 and texts.split('\n').count('') == 2      # the empty tweet, and what follows the last newline
+    assert set(labels.split()) == {'0', '1', '2'}
+    assert content('tweeteval/mapping.txt') == b'0\tnegative\n1\tneutral\n2\tpositive\n'
+    # the empty tweet, and what follows the last newline
+    assert len(texts.splitlines()) == 702 and texts.split('\n').count('') == 2
     assert '\\u2019' in texts and set(re.findall(r'@\w+', texts)) == {'@user'}
 
 def test_learnable_and_not_trivial(maker):
@@ -120,7 +130,8 @@ def test_learnable_and_not_trivial(maker):
     groups,accuracy,f1 = [maker.key(t) for t in x],[],[]
     for seed in range(5):
         train,valid = next(StratifiedGroupKFold(10, shuffle=True, random_state=seed).split(x, y, groups))
-        model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True), LogisticRegression(C=10, max_iter=2000))
+        model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True),
+                              LogisticRegression(C=10, max_iter=2000))
         said = model.fit(x[train], y[train]).predict(x[valid])
         accuracy.append((said == y[valid]).mean()); f1.append(f1_score(y[valid], said, average='macro'))
     stated = [float(v) for v in re.search(r'mean of five seeds \| ([\d.]+) \| ([\d.]+)', readme()).groups()]
@@ -128,8 +139,10 @@ def test_learnable_and_not_trivial(maker):
     assert np.allclose([np.mean(accuracy), np.mean(f1)], stated, atol=.01)
 
 @pytest.mark.parametrize('name, fmt, read, kept', [
-    ('tweets.csv', 'csv', 2005, 2000), ('tweets_test_labelled.csv', 'csv', 200, 200), ('emojify.txt', 'emojifydata', 600, 570),
-    ('sentiment140.csv', 'sentiment140', 800, 800), ('sentiment140_test.csv', 'sentiment140', 120, 120), ('tweeteval', 'tweeteval', 700, 699)])
+    ('tweets.csv', 'csv', 2005, 2000), ('tweets_test_labelled.csv', 'csv', 200, 200),
+    ('emojify.txt', 'emojifydata', 600, 570),
+    ('sentiment140.csv', 'sentiment140', 800, 800), ('sentiment140_test.csv', 'sentiment140', 120, 120),
+    ('tweeteval', 'tweeteval', 700, 699)])
 def test_every_reader_has_something_to_read(name, fmt, read, kept):
     df = pytest.importorskip('tweetnb.data.read').read_tweets(sample_path(name))
     report = df.attrs['read']

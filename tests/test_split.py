@@ -44,7 +44,8 @@ def test_every_row_is_in_one_split_and_no_text_in_two(n, texts, labels, valid, t
     df = made(n, texts, labels, seed=seed)
     try: out = split_tweets(df, valid=valid, test=test, seed=seed)
     except TweetnbError as e: assert 'small enough' in str(e); assume(False)
-    assert len(out) == n and out['split'].notna().all() and list(out['split'].cat.categories) == ['train', 'valid', 'test']
+    assert len(out) == n and out['split'].notna().all()
+    assert list(out['split'].cat.categories) == ['train', 'valid', 'test']
     assert crossing(out) == 0
     assert set(out['label'][out['split'] == 'train']) == set(df['label'])  # no class that training never sees
     pd.testing.assert_frame_equal(out[['text', 'label']], df)
@@ -105,16 +106,19 @@ def test_a_given_split_is_respected(n, texts, seed, has_valid):
 @pytest.mark.parametrize('rows', [1, 2, 3])
 def test_small_classes(rows):
     "A class of one text is trained on; one of two or three is never only tested"
-    df = pd.concat([made(200, 10**9, 1), pd.DataFrame({'text': [f'rare {i}' for i in range(rows)], 'label': 'rare'})], ignore_index=True)
+    df = pd.concat([made(200, 10**9, 1), pd.DataFrame({'text': [f'rare {i}' for i in range(rows)], 'label': 'rare'})],
+                   ignore_index=True)
     for seed in range(20):
         out = split_tweets(df, valid=0.3, test=0.3, seed=seed)
         mine = out['split'][out['label'] == 'rare']
         assert (mine == 'train').any()
         report = out.attrs['split']
-        for s in ('valid', 'test'): assert (mine == s).any() or any(t.startswith(f'{s} has no row of rare') for t in report['notes'])
+        for s in ('valid', 'test'):
+            assert (mine == s).any() or any(t.startswith(f'{s} has no rows of rare') for t in report['notes'])
 
 def test_a_class_of_one_text_sent_three_times_is_trained_on():
-    df = pd.concat([made(100, 10**9, 1), pd.DataFrame({'text': ['rare', 'Rare', 'rare!'], 'label': 'rare'})], ignore_index=True)
+    df = pd.concat([made(100, 10**9, 1), pd.DataFrame({'text': ['rare', 'Rare', 'rare!'], 'label': 'rare'})],
+                   ignore_index=True)
     assert all((split_tweets(df, valid=0.4, seed=s)['split'][-3:] == 'train').all() for s in range(20))
 
 def test_groups_larger_than_a_split():
@@ -126,7 +130,7 @@ def test_sizes_that_cannot_be_kept_are_told():
     df = pd.DataFrame({'text': [f'tweet {i}' for i in range(90)], 'author': ['ana', 'bob', 'cleo']*30})
     report = split_tweets(df, valid=0.2, by='author').attrs['split']
     assert report['rows'] == {'train': 60, 'valid': 30, 'test': 0}
-    assert 'valid was to have 18 rows: groups are not cut, the largest has 30' in report['notes']
+    assert 'valid has 30 rows instead of 18: groups are not cut, the largest has 30' in report['notes']
     with pytest.raises(TweetnbError, match='no group of rows is small enough'): split_tweets(df, valid=0.1, by='author')
 
 def test_without_labels_and_with_missing_ones():
@@ -145,7 +149,8 @@ def test_equal_texts_may_be_cut_where_that_is_asked():
     assert split_tweets(df, valid=0.2, same_text=False).attrs['split']['rows'] == {'train': 80, 'valid': 20, 'test': 0}
 
 def test_near_duplicates_stay_together():
-    df = pd.DataFrame({'text': [f'{"very "*(i%2)}long story about the number {i//2*7919} and nothing else' for i in range(200)]})
+    stories = [f'{"very "*(i%2)}long story about the number {i//2*7919} and nothing else' for i in range(200)]
+    df = pd.DataFrame({'text': stories})
     out = split_tweets(df, valid=0.2, near=0.7)
     near = find_near_duplicates(out, 0.7)
     assert len(near) >= 100 and near['same_split'].all()
@@ -155,11 +160,15 @@ def test_report_is_plain_and_travels():
     report = out.attrs['split']
     assert json.loads(json.dumps(report)) == report and copy.deepcopy(report) is report
     assert out[:10].attrs['split'] is report
-    assert repr(report).startswith('100 rows: train 80 (80.0%), valid 20 (20.0%)\nstratified by label; equal texts on one side; seed 42')
+    assert repr(report).startswith('100 rows: train 80 (80.0%), valid 20 (20.0%)\n'
+                                   'stratified by label; equal texts stay together; seed 42')
     assert report.table[['train', 'valid']].sum().tolist() == [80, 20]
 
-@pytest.mark.parametrize('options,problem', [(dict(valid=1.5), 'neither a share'), (dict(valid=100), 'neither a share'), (dict(valid=.5, test=.5), 'nothing is left for training'),
-                                             (dict(by='user'), "no column 'user'"), (dict(valid=-.1), 'neither a share'), (dict(near=7), 'threshold')])
+@pytest.mark.parametrize('options,problem',
+                         [(dict(valid=1.5), 'neither a share'), (dict(valid=100), 'neither a share'),
+                          (dict(valid=.5, test=.5), 'leave nothing for training'),
+                          (dict(by='user'), "no column 'user'"), (dict(valid=-.1), 'neither a share'),
+                          (dict(near=7), 'threshold')])
 def test_bad_wishes(options, problem):
     with pytest.raises(TweetnbError, match=problem): split_tweets(made(100, 10**9, 2), **options)
 
@@ -180,7 +189,8 @@ def test_sentiment140_comes_out_shuffled():
     assert out['label'].iloc[valid].value_counts().tolist() == [500, 500]
 
 def test_sentiment140_by_user():
-    out = split_tweets(real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'), valid=0.1, test=0.1, by='user')
+    out = split_tweets(real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'), valid=0.1, test=0.1,
+                       by='user')
     assert out.attrs['split']['rows'] == {'train': 16000, 'valid': 2000, 'test': 2000}
     assert crossing(out) == crossing(out, by='user') == 0
 
@@ -200,7 +210,7 @@ def test_arabizi_ten_percent():
 def test_imdb_keeps_its_test():
     out = split_tweets(real('imdb', 'aclImdb_50k.csv.gz'), valid=0.1)
     assert out.attrs['split']['rows'] == {'train': 22500, 'valid': 2500, 'test': 25000}
-    assert any(t.startswith('123 rows of test also stand in train') for t in out.attrs['split']['notes'])
+    assert any(t.startswith('123 rows of test also occur in train') for t in out.attrs['split']['notes'])
     assert crossing(drop_leaks(out)) == 0
 
 def test_tweeteval_keeps_its_three():
