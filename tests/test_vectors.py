@@ -10,7 +10,7 @@ from hypothesis import given, settings, strategies as st
 from tweetnb.core import TweetnbError, data_path
 from tweetnb.text.vectors import embedding_matrix, read_vectors
 
-PILES = 'kept', 'unwanted', 'repeated', 'wrong_width', 'not_numbers', 'not_utf8'
+OUTCOMES = 'kept', 'unwanted', 'repeated', 'wrong_width', 'not_numbers', 'not_utf8'
 
 
 def write(path, *lines, end='\n'):
@@ -19,7 +19,7 @@ def write(path, *lines, end='\n'):
     return path
 
 
-def piles(report): return {k: report[k] for k in PILES if report[k]}
+def outcomes(report): return {k: report[k] for k in OUTCOMES if report[k]}
 
 
 @pytest.mark.parametrize('name', ['v.txt', 'v.txt.gz'])
@@ -34,7 +34,7 @@ def test_layouts(tmp_path, name, header, sep):
     assert list(vectors) == ['w7', 'w299'] and vectors['w7'].dtype == np.float32
     np.testing.assert_array_equal(vectors['w299'], np.array([299, -.5, .001], np.float32))
     assert (report['lines'], report['dim'], report['truncated']) == (300, 3, False)
-    assert piles(report) == {'kept': 2, 'unwanted': 298}
+    assert outcomes(report) == {'kept': 2, 'unwanted': 298}
 
 
 def test_damage(tmp_path):
@@ -46,8 +46,8 @@ def test_damage(tmp_path):
     vectors, report = read_vectors(path, words)
     assert sorted(vectors) == sorted(['good', 'café', '. . .', 'at name@x.com', 'two  spaces', 'tab', '\u00a0', 'x\u2028y', 'fine', 'gap'])
     assert vectors['good'].tolist() == [1, 2, 3] and vectors['. . .'].tolist() == [4, 5, 6]
-    assert piles(report) == {'kept': 10, 'repeated': 1, 'wrong_width': 5, 'not_numbers': 4, 'not_utf8': 2}
-    assert report['lines'] == 22 == sum(report[p] for p in PILES) and report['truncated']
+    assert outcomes(report) == {'kept': 10, 'repeated': 1, 'wrong_width': 5, 'not_numbers': 4, 'not_utf8': 2}
+    assert report['lines'] == 22 == sum(report[p] for p in OUTCOMES) and report['truncated']
 
 
 @pytest.mark.parametrize('last, truncated', [('end 1 2 3', False), ('end 1 2', True), ('end 1 2 -', True), ('en', True)])
@@ -105,7 +105,7 @@ def test_no_line_stops_it_and_all_add_up(tmp_path_factory, data):
     path.write_bytes(sound + sound[:at] + junk + sound[at:])
     if junk[:2] in (b'PK', b'\x1f\x8b') and at == 0: return
     vectors, report = read_vectors(path)
-    assert report['lines'] == sum(report[p] for p in PILES) == len(path.read_bytes().removesuffix(b'\n').split(b'\n'))
+    assert report['lines'] == sum(report[p] for p in OUTCOMES) == len(path.read_bytes().removesuffix(b'\n').split(b'\n'))
     assert len(vectors) == report['kept'] >= 38 and all(v.shape == (3,) and np.isfinite(v).all() for v in vectors.values())
 
 
@@ -143,7 +143,7 @@ def test_genuine_files(file, dim, n):
     path = data_path('glove', file)
     if not path.exists(): pytest.skip(f'needs TWEETNB_DATA/glove/{file}')
     vectors, report = read_vectors(path)
-    assert (report['dim'], report['lines'], len(vectors), report['truncated']) == (dim, n, n, False) and piles(report) == {'kept': n}
+    assert (report['dim'], report['lines'], len(vectors), report['truncated']) == (dim, n, n, False) and outcomes(report) == {'kept': n}
     first = path.read_text(encoding='utf-8').split('\n', 1)[0].split(' ')
     np.testing.assert_array_equal(vectors[first[0]], np.array(first[1:], np.float32))
     matrix, report = embedding_matrix(path, ['[PAD]', '[UNK]', 'The', 'good', 'zzzzzz'])
