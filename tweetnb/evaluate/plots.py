@@ -8,14 +8,12 @@ __all__ = ['BLUE', 'ORANGE', 'GREY', 'PLOT_STYLE', 'plot_style', 'drawable', 'pl
 
 # %% ../../nbs/54_plots.ipynb #a5ea048d
 from contextlib import contextmanager
-from functools import lru_cache
 
 import emoji
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from cycler import cycler
-from matplotlib import font_manager
 from matplotlib.ticker import MaxNLocator
 
 from ..core import TweetnbError
@@ -45,28 +43,12 @@ def _axes_or_new(ax, width, height):
     return plt.subplots(figsize=(width, height))[1] if ax is None else ax
 
 # %% ../../nbs/54_plots.ipynb #fa3a1967
-@lru_cache
-def _glyphs(path): return frozenset(font_manager.get_font(path).get_charmap())
-
-def _symbols(text):
-    "Each emoji, of however many characters, and each other character"
-    at = 0
-    for found in emoji.emoji_list(text):
-        yield from text[at:found['match_start']]
-        yield found['emoji']
-        at = found['match_end']
-    yield from text[at:]
-
 def drawable(
     label, # Any label
     most:int=18 # Maximum number of characters
 ) -> str: # What matplotlib can draw
-    "The text of a label, with names for emoji that the font lacks"
-    known = _glyphs(font_manager.findfont(font_manager.FontProperties()))
-    def draw(symbol):
-        if all(ord(c) in known or c.isspace() for c in symbol): return symbol
-        return emoji.demojize(symbol, language='alias')
-    text = ''.join(map(draw, _symbols(str(label)))).replace('$', r'\$')      # two $ would begin and end mathematics
+    "The text of a label, with names for emoji"
+    text = emoji.demojize(str(label), language='alias').replace('$', r'\$')      # two $ would begin and end mathematics
     return text if len(text) <= most else f'{text[:most//2]}…{text[-(most - most//2 - 1):]}'
 
 # %% ../../nbs/54_plots.ipynb #7f4c4dce
@@ -217,7 +199,8 @@ def plot_words(
 ): # The axes
     "Plot a map of words whose names do not overlap"
     ax = _axes_or_new(ax, 6.5, 5)
-    ax.scatter(table['x'], table['y'], s=6, c=GREY if colour is None else colour, cmap='coolwarm')
+    points = dict(color=GREY) if colour is None else dict(c=colour, cmap='coolwarm')
+    ax.scatter(table['x'], table['y'], s=6, **points)
     ax.set(xticks=[], yticks=[])
     ax.margins(.1)
     ax.spines[:].set_visible(False)
