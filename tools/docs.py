@@ -67,7 +67,7 @@ def entry(node, module, page):
 def page(path):
     "One notebook as a page"
     nb, text = nbformat.read(path, as_version=4), path.read_text(encoding='utf-8')
-    found = re.search(r'#\s*\|\s*default_exp (\w+)', text)
+    found = re.search(r"#\s*\|\s*default_exp ([\w.]+)", text)
     module = importlib.import_module(f"{cfg['lib_name']}.{found[1]}") if found else None
     cells = []
     for c in nb.cells:

@@ -1,1 +1,45 @@
+"""From a file of tweets to the best classifier for it: `import tweetnb as tn`, then `tn.train('tweets.csv')`.
+
+Names are imported when they are first used (PEP 562), so `import tweetnb` takes no time and brings no PyTorch."""
 __version__ = "0.1.0"
+
+import importlib
+
+_names = {
+    'train': 'auto', 'load': 'ship.bundle', 'TweetClassifier': 'sklearn', 'CleanTransformer': 'sklearn',
+    'read_tweets': 'data.read', 'load_dataset': 'data.datasets', 'load_sample': 'data.datasets', 'DATASETS': 'data.datasets',
+    'Cleaner': 'data.clean', 'audit': 'data.audit', 'split_tweets': 'data.split', 'kfold_tweets': 'data.split',
+    'Config': 'train.fit', 'default_config': 'train.fit', 'config_from': 'train.fit', 'fit': 'train.fit',
+    'fit_folds': 'train.fit', 'tweet_learner': 'train.learner', 'runner': 'train.devices',
+    'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
+    'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.export',
+    'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core', 'sample_path': 'core'}
+
+# What notebooks want beside these, in `from tweetnb.all import *`
+_more = {
+    'data_path': 'core', 'seed_everything': 'core', 'majority_score': 'metrics', 'tweet_metrics': 'metrics',
+    'convert': 'data.datasets', 'TweetBlock': 'text.block', 'TweetDataLoaders': 'text.block', 'TweetTokenizer': 'text.tokens',
+    'embedding_matrix': 'text.vectors', 'read_vectors': 'text.vectors', 'count_parameters': 'models.recurrent',
+    'create_model': 'models.recurrent', 'models': 'models.recurrent', 'class_weights': 'train.losses',
+    'tweet_loss': 'train.losses', 'EvaluateEvery': 'train.callbacks', 'SaveHistory': 'train.callbacks',
+    'plot_evaluations': 'train.callbacks', 'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks',
+    'Checkpoint': 'train.checkpoint', 'find_bs': 'train.finders', 'find_clip': 'train.finders', 'find_lr': 'train.finders',
+    'profile': 'train.timing', 'compare_hardware': 'train.timing', 'plot_hardware': 'train.timing',
+    'pretrain': 'train.pretrain', 'RejectOption': 'evaluate.calibrate', 'Temperature': 'evaluate.calibrate',
+    'with_neutral': 'evaluate.calibrate', 'label_errors': 'evaluate.mistakes', 'top_losses': 'evaluate.mistakes',
+    'plot_confusion': 'evaluate.plots', 'plot_history': 'evaluate.plots', 'plot_comparison': 'evaluate.plots',
+    'published_form': 'recipes'}
+
+__all__ = ['__version__', *_names]
+
+
+def __getattr__(name):
+    "Import a name when it is first used"
+    module = _names.get(name) or _more.get(name)
+    if module is None: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    value = getattr(importlib.import_module(f'{__name__}.{module}'), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__(): return sorted(__all__)

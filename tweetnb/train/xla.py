@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.tracker import TerminateOnNaNCallback
-from fastai.learner import Recorder
+from fastai.learner import Learner, Recorder
 from fastai.optimizer import OptimWrapper
 from torch import nn, Tensor
 from torch.nn.modules.rnn import LSTM, RNN
