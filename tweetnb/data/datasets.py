@@ -244,7 +244,7 @@ class Dataset:
     sample:str = 'tweets.csv' # The packaged sample that stands in for it
 
     def __repr__(self):
-        labels = ', '.join(self.labels.values()) if self.labels else ''
+        labels = ', '.join(dict.fromkeys(self.labels.values())) if self.labels else ''
         rows = ', '.join(f'{split} {n:,}' for split,n in self.rows.items())
         size = f'{self.size/1e6:,.1f} MB' if self.size else ''
         check = f'SHA-256 {self.sha256[:16]}…' if self.sha256 else f'no SHA-256: {self.unchecked}'
@@ -306,7 +306,8 @@ _systems = [
                  {'all': 'aclImdb_50k.csv'},
                  {'train': 'plain_text/train-*.parquet', 'test': 'plain_text/test-*.parquet',
                   'unlabelled': 'plain_text/unsupervised-*.parquet'}),
-        labels={'0': 'neg', '1': 'pos'}, rows={'train': 25_000, 'test': 25_000, 'unlabelled': 50_000},
+        labels={'neg': 'negative', 'pos': 'positive', '0': 'negative', '1': 'positive'},
+        rows={'train': 25_000, 'test': 25_000, 'unlabelled': 50_000},
         read=dict(format='folders'), hub='stanfordnlp/imdb',
         urls=('https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz',
               'http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz'),
