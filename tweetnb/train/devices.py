@@ -14,6 +14,7 @@ from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
+from fastcore.basics import patch
 from torch import nn
 
 from ..core import TweetnbError
@@ -92,8 +93,6 @@ def active_runner() -> Runner|None: # `None` outside every block
     return _active[-1] if _active else None
 
 # %% ../../nbs/40_devices.ipynb #30c2ab2f
-from fastcore.basics import patch
-
 @patch
 def describe(self:Runner) -> dict: # JSON-serialisable
     "Describe where and how this runs, for a report"

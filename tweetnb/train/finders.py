@@ -32,7 +32,7 @@ def trial(
     model,train = learn.model,learn.dls.train
     weights = {k: v.clone() for k,v in model.state_dict().items()}
     attributes = {k: getattr(learn, k) for k in ('opt', 'path', 'model_dir', 'n_epoch')}
-    recorder = {k: v for k,v in vars(learn.recorder).items() if k != 'learn'}
+    recorder = dict(vars(learn.recorder))
     training,epoch = model.training,getattr(train, 'epoch', None)
     watching = [cb for cb in learn.cbs if getattr(type(cb), 'only_watches', False) or isinstance(cb, TrackerCallback)]
     device = next(model.parameters()).device
@@ -47,6 +47,7 @@ def trial(
             model.zero_grad(set_to_none=True)
             for k,v in attributes.items(): setattr(learn, k, v)
             if epoch is not None: train.epoch = epoch
+            vars(learn.recorder).clear()
             vars(learn.recorder).update(recorder)
 
 # %% ../../nbs/45_finders.ipynb #80ccf100
