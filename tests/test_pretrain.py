@@ -1,4 +1,4 @@
-"Adaptive pretraining: a run that is killed, a folder that is another run's, and the way on into a learner"
+"Pretraining on tweets: a killed run, a folder of another run, and a learner that uses the result"
 import json, os, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -43,7 +43,7 @@ def weights(folder): return load_encoder(folder).state_dict()
 def same(a, b): return a.keys() == b.keys() and all(torch.equal(a[k], b[k]) for k in a)
 
 
-def test_a_killed_process_goes_on_bit_for_bit(start, tmp_path):
+def test_a_killed_process_resumes_bit_for_bit(start, tmp_path):
     whole = pretrain(TWEETS, start, tmp_path/'whole', **RUN)
     code = f"""
 import json, time
@@ -84,7 +84,7 @@ def test_the_folder_of_another_run_is_refused(start, tmp_path, change):
 
 
 def test_bf16(start, tmp_path):
-    done = pretrain(TWEETS, start, tmp_path/'read', **{**RUN, 'epochs': 12, 'lr': 5e-3, 'bf16': True})
+    done = pretrain(TWEETS, start, tmp_path/'read', **{**RUN, 'epochs': 12, 'lr': 5e-3, 'precision': 'bf16'})
     assert all(o == o for o in done['losses']) and done['valid_losses'][-1][1] < done['valid_losses'][0][1]
 
 

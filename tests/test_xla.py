@@ -42,7 +42,7 @@ def shared(jobs): return jobs['shared'][0].result()
 @needs_xla
 def test_every_model_agrees_with_the_cpu_over_20_steps(agree):
     from tweetnb.models.recurrent import models
-    import tweetnb.train.learner                                            # registers those of other rooms
+    import tweetnb.train.learner                                            # registers the models of other modules
     assert set(models) <= set(agree)
     for name,res in agree.items():
         assert res['steps'] == 20 and res['first'] != res['last'], name
@@ -56,7 +56,7 @@ def test_graphs_are_widths_times_two_and_nothing_compiles_after_the_first_epoch(
     assert graphs['after'] == len(graphs['graphs']) == 6
 
 @needs_xla
-def test_the_host_visits_the_device_rarely(graphs):
+def test_round_trips_are_rare(graphs):
     assert graphs['trips'] <= 1 + 3*(3 + 1)                            # of 20 + 6 batches an epoch
 
 @needs_xla
@@ -73,16 +73,16 @@ def test_bf16_stays_close(graphs): assert 0 < graphs['bf16']['losses'] < .05
 
 @needs_xla
 def test_several_steps_in_one_graph_are_the_same_steps(graphs):
-    res = graphs['together']
+    res = graphs['steps_per_graph']
     assert res['steps'] == 40 and max(res['losses'], res['probs'], res['weights']) < 1e-5
     assert res['graphs'] == [[False, 16, 40, 1], [True, 16, 40, 4]] and res['compiled'] <= 2
 
 @needs_xla
-def test_the_guard_is_loud(graphs):
-    assert 'graphs after 1 steps' in graphs['guard'] and "last='fill'" in graphs['guard']
+def test_the_guard_raises(graphs):
+    assert 'graphs after 1 training steps' in graphs['guard'] and "last='fill'" in graphs['guard']
 
 @needs_xla
-def test_gru_is_unharmed(graphs):
+def test_gru_is_unchanged(graphs):
     assert graphs['gru_same'] and graphs['gru_shape'] == [2, 5, 8]
 
 @needs_xla
@@ -99,7 +99,7 @@ def test_four_devices_share_a_batch_with_equal_losses(graphs, shared):
     assert 'cannot be shared by 4 devices' in shared['uneven']
 
 @needs_xla
-def test_importing_tweetnb_leaves_torch_xla_alone_and_a_late_start_is_told(jobs):
+def test_importing_tweetnb_leaves_torch_xla_alone_and_a_late_start_is_reported(jobs):
     res = jobs['late'][0].result()
     assert not res['imported']
     assert "enter runner('xla') first" in res['error']
@@ -112,7 +112,7 @@ def test_pip_lines():
     assert pip_line('2.9.0', None) == "pip install 'tweetnb[tpu]'"
 
 @pytest.mark.parametrize('version,line', [('2.7.0', "pip install 'torch==2.7.*' 'torch_xla[tpu]==2.7.*'"), (None, "pip install 'tweetnb[tpu]'")])
-def test_a_wrong_or_missing_torch_xla_is_told_with_the_pip_line(monkeypatch, version, line):
+def test_a_wrong_or_missing_torch_xla_is_reported_with_the_pip_line(monkeypatch, version, line):
     def found(name):
         if version is None: raise importlib.metadata.PackageNotFoundError(name)
         return version
@@ -121,4 +121,4 @@ def test_a_wrong_or_missing_torch_xla_is_told_with_the_pip_line(monkeypatch, ver
     assert line in str(e.value) and 'torch_xla' not in sys.modules
 
 def test_unknown_precision():
-    with pytest.raises(TweetnbError, match='no precision'): XLARunner(precision='fp8')
+    with pytest.raises(TweetnbError, match='not supported on xla'): XLARunner(precision='fp8')

@@ -68,8 +68,8 @@ class Counts(Callback):
     def after_epoch(self):
         if not hasattr(self.learn, 'gather_preds'): self.seen.append(self.compile_guard.compiled)
 
-class Looks(Callback):
-    "Looks at a number of each batch, as one should not"
+class ReadsValues(Callback):
+    "Reads a number of each batch, as one should not"
     def after_pred(self): self.pred.sum().item()
 
 def lstm(where='xla', **kwargs):
@@ -105,9 +105,9 @@ def graphs(folder):
     out['one'] = dict(apart(cpu, one), values=one['values'], compiled=one['compiled'], all_losses=one['losses'])
     out['bf16'] = apart(one, lstm(precision='bf16'))
     narrow = dict(arch='rnn', epochs=2, model=some('rnn'))
-    one,four = [train('xla', loaders(widths=(40,)), together=k, **narrow) for k in (1, 4)]
-    out['together'] = dict(apart(one, four), compiled=four['compiled'], graphs=four['graphs'])
-    try: train('xla', loaders(widths=(41,)), cbs=[Looks()], **narrow)
+    one,four = [train('xla', loaders(widths=(40,)), steps_per_graph=k, **narrow) for k in (1, 4)]
+    out['steps_per_graph'] = dict(apart(one, four), compiled=four['compiled'], graphs=four['graphs'])
+    try: train('xla', loaders(widths=(41,)), cbs=[ReadsValues()], **narrow)
     except TweetnbError as e: out['guard'] = str(e)
     return out
 

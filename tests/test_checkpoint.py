@@ -5,15 +5,15 @@ import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings, strategies as st
 
 EPOCHS,BS,LR = 3,16,5e-3
 
 def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', more=(), opt=None, seconds=None, seed=42, **kw):
-    from fastai.learner import Learner
     from fastai.metrics import accuracy
     from tweetnb.text.block import TweetDataLoaders
     from tweetnb.train.callbacks import EvaluateEvery
-    from tweetnb.train.checkpoint import Checkpoint
+    from tweetnb.train.checkpoint import Checkpoint, ResumableLearner
     from tweetnb.core import sample_path, seed_everything
     from tweetnb.train.learner import fused_adamw, tweet_splitter
     from tweetnb.data.read import read_tweets
@@ -24,7 +24,7 @@ def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', 
     dls = TweetDataLoaders.from_df(table[:n], bs=bs, device='cpu', stratify=True, min_freq=1)
     model = create_model('gru', len(dls.vocab[0]), len(dls.labels), n_emb=16, n_hidden=n_hidden)
     cbs = [EvaluateEvery(11, sample=50), *([Checkpoint(folder, steps=steps, seconds=seconds, monitor=monitor, **kw)] if folder else []), *more]
-    return Learner(dls, model, opt_func=opt or fused_adamw, splitter=tweet_splitter, metrics=accuracy, cbs=cbs)
+    return ResumableLearner(dls, model, opt_func=opt or fused_adamw, splitter=tweet_splitter, metrics=accuracy, cbs=cbs)
 
 def train(learn, epochs=EPOCHS, lr=LR, how='fit_one_cycle', **kw):
     with learn.no_bar(), learn.no_logging(): getattr(learn, how)(epochs, lr, **kw)
@@ -43,6 +43,19 @@ def outcome(learn):
         tensors = {}
         digests[k] = fingerprint(json.dumps(pack(v, tensors)), *(o for n,t in sorted(tensors.items()) for o in (n, t.numpy().view('uint8').reshape(-1) if t.ndim else t.numpy().reshape(1).view('uint8'))))
     return digests
+
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers(-2**40, 2**40) | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda o: (st.lists(o, max_size=12) | st.lists(o, max_size=3).map(tuple)
+               | st.dictionaries(st.text(max_size=4) | st.integers(0, 9), o, max_size=4)), max_leaves=40)
+
+@settings(deadline=None, max_examples=50)
+@given(plain)
+def test_pack_keeps_everything(o):
+    from tweetnb.train.checkpoint import pack, unpack
+    tensors = {}
+    back = unpack(json.loads(json.dumps(pack(o, tensors))), tensors)
+    assert back == o and repr(back) == repr(o)
 
 # --- the helper: forks a child for every line on its standard input
 
@@ -229,31 +242,33 @@ def test_what_is_done_is_not_done_again(tmp_path):
 @pytest.mark.parametrize('monitor', ['valid_loss', 'accuracy'])
 def test_the_best_weights(tmp_path, monitor):
     learn = train(ended(tmp_path/'run', monitor=monitor, load_best=True), 6, 3e-2)
-    history = learn.history()
-    best = history[monitor].idxmin() if monitor == 'valid_loss' else history[monitor].idxmax()
-    with learn.no_bar(), learn.no_logging(): assert list(learn.validate()) == pytest.approx(history.loc[best, ['valid_loss', 'accuracy']].tolist())
-    assert learn.load_checkpoint(tmp_path/'run', best=True)['epoch'] == best
-    assert learn.load_checkpoint(tmp_path/'run')['done']
+    from tweetnb.train.callbacks import history
+    from tweetnb.train.checkpoint import load_checkpoint
+    table = history(learn)
+    best = table[monitor].idxmin() if monitor == 'valid_loss' else table[monitor].idxmax()
+    with learn.no_bar(), learn.no_logging(): assert list(learn.validate()) == pytest.approx(table.loc[best, ['valid_loss', 'accuracy']].tolist())
+    assert load_checkpoint(learn, tmp_path/'run', best=True)['epoch'] == best
+    assert load_checkpoint(learn, tmp_path/'run')['done']
 
 # --- refusals
 
-@pytest.mark.parametrize('kw,says', [(dict(bs=16), 'batch size is 32 there and 16 here'), (dict(n=150), 'tweets is'), (dict(n_hidden=8), 'the model'),
-                                     (dict(opt=adam), 'the training: optimiser')])
+@pytest.mark.parametrize('kw,says', [(dict(bs=16), 'batch size was 32, is now 16'), (dict(n=150), 'tweets was'), (dict(n_hidden=8), 'model: '),
+                                     (dict(opt=adam), 'training: optimiser')])
 def test_another_run_is_refused(tmp_path, kw, says):
     from tweetnb.core import TweetnbError
     with pytest.raises(Cut): train(ended(tmp_path/'run', 5))
     with pytest.raises(TweetnbError, match=says): train(ended(tmp_path/'run', **kw))
-    for epochs,lr,says in (4, LR, 'epochs is 3 there and 4 here'), (EPOCHS, 1e-3, 'schedule'):
+    for epochs,lr,says in (4, LR, 'epochs was 3, is now 4'), (EPOCHS, 1e-3, 'schedule'):
         with pytest.raises(TweetnbError, match=says): train(ended(tmp_path/'run'), epochs, lr)
 
-def test_damage_is_told(tmp_path):
+def test_damage_is_reported(tmp_path):
     from tweetnb.core import TweetnbError
     with pytest.raises(Cut): train(ended(tmp_path/'run', 5))
     last = next((tmp_path/'run').glob('checkpoint-*'))
     for file in 'optimizer.safetensors', 'model.safetensors', 'more.safetensors', 'state.json':
         whole = (last/file).read_bytes()
         (last/file).write_bytes(whole[:len(whole)//2])
-        with pytest.raises(TweetnbError, match='cannot be read'): train(ended(tmp_path/'run'))
+        with pytest.raises(TweetnbError, match='cannot read the checkpoint'): train(ended(tmp_path/'run'))
         (last/file).write_bytes(whole)
     assert outcome(train(ended(tmp_path/'run'))) == outcome(train(ended()))
 
@@ -267,14 +282,14 @@ def test_two_processes_do_not_share_a_folder(run, tmp_path):
 
 def test_a_full_disk_loses_nothing(run, short, tmp_path):
     folder,job = tmp_path/'run',dict(make=small, fits=[['fit_one_cycle', 1]])
-    assert 'could not be written' in run(tmp_path/'none', limit=2000, **job)['error']
+    assert 'cannot write the checkpoint' in run(tmp_path/'none', limit=2000, **job)['error']
     size = train(ended(tmp_path/'size'), 1) and max(o.stat().st_size for o in (tmp_path/'size').rglob('model.safetensors'))
     got = run(folder, limit=size + 1000, **job)   # the first checkpoint has no averages yet, and fits
-    assert 'could not be written (' in got['error'] and 'checkpoint-000001 is whole' in got['error'] and 'Exception occured' not in got['error']
+    assert 'cannot write the checkpoint (' in got['error'] and 'resumes from checkpoint-000001' in got['error'] and 'Exception occured' not in got['error']
     assert sorted(o.name for o in folder.iterdir()) == ['.lock', 'checkpoint-000001']
     assert bits(run(folder, **job)) == bits(short)
 
-def test_too_little_space_is_told_before_training(tmp_path, monkeypatch):
+def test_too_little_space_is_reported_before_training(tmp_path, monkeypatch):
     import shutil
     from tweetnb.core import TweetnbError
     usage = shutil.disk_usage(tmp_path)
@@ -287,18 +302,25 @@ def test_a_folder_that_cannot_be_written(tmp_path):
     for folder in tmp_path/'file', tmp_path/'file'/'run':
         with pytest.raises(TweetnbError, match='writable'): train(ended(folder, cut=1))
 
-def test_a_loss_that_is_no_number_is_not_kept(tmp_path):
-    from tweetnb.train.checkpoint import Checkpoint
+def test_a_nan_loss_is_not_saved(tmp_path):
+    from tweetnb.train.checkpoint import load_checkpoint
     learn = ended(tmp_path/'run')
     train(learn, 2, lr=float('nan'))
     import torch
-    assert learn.load_checkpoint(tmp_path/'run')['train_iter'] <= 1 and all(torch.isfinite(p).all() for p in learn.model.parameters())
+    assert load_checkpoint(learn, tmp_path/'run')['train_iter'] <= 1 and all(torch.isfinite(p).all() for p in learn.model.parameters())
 
-def test_unknown_figure(tmp_path):
+def test_unknown_metric(tmp_path):
     from tweetnb.core import TweetnbError
-    with pytest.raises(TweetnbError, match='no figure'): train(ended(tmp_path/'run', monitor='f1'))
+    with pytest.raises(TweetnbError, match='unknown metric'): train(ended(tmp_path/'run', monitor='f1'))
 
 def test_looking_for_a_rate_and_validating_leave_no_checkpoint(tmp_path):
     learn = ended(tmp_path/'run')
     with learn.no_bar(), learn.no_logging(): learn.validate()
     assert not (tmp_path/'run').exists()
+
+def test_a_learner_that_cannot_resume_is_refused(tmp_path):
+    from fastai.learner import Learner
+    from tweetnb.core import TweetnbError
+    learn = ended(tmp_path/'run')
+    other = Learner(learn.dls, learn.model, cbs=learn.checkpoint)
+    with pytest.raises(TweetnbError, match='a Learner cannot resume.*ResumableLearner'): train(other)
