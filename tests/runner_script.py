@@ -41,7 +41,7 @@ def fit(learn, epochs=1, cbs=(), lr=3e-3):
 
 def experiments():
     res,weights = {},{}
-    for name,kw in dict(plain={}, stratified=dict(stratify=True), filled=dict(last='fill'), balanced=dict(balance=True, drop_last=True)).items():
+    for name,kw in dict(plain={}, stratified=dict(stratify=True), filled=dict(remainder='fill'), balanced=dict(balance=True, drop_last=True)).items():
         learn = make(**kw)
         res[f'{name} losses'] = fit(learn)
         weights.update({f'{name}.{k}': v for k,v in learn.model.state_dict().items()})

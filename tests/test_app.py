@@ -163,8 +163,8 @@ def test_upload_and_download(visit, home):
 @pytest.mark.parametrize('name,data,said', [
     ('photo.csv', b'\x89PNG\r\n\x1a\n' + bytes(range(256))*20, 'binary file'),
     ('empty.csv', b'', 'empty'),
-    ('numbers.csv', b'a,<b>b</b>\n1,2\n', 'no column of texts'),
-    ('broken.parquet', b'PAR1 and no more', 'Parquet file is broken'),
+    ('numbers.csv', b'a,<b>b</b>\n1,2\n', 'no text column found'),
+    ('broken.parquet', b'PAR1 and no more', 'Parquet file is corrupt'),
     ('half.csv.gz', gzip.compress(b'text\nhello\n'*999)[:-9], 'broken'),
 ])
 def test_wrong_files_are_refused_kindly(visit, name, data, said):

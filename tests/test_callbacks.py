@@ -30,10 +30,10 @@ def test_watching_changes_no_bit(alone, tmp_path):
     assert pd.read_csv(tmp_path/'epochs.csv')['valid_loss'].tolist() == pytest.approx(history(learn)['valid_loss'].tolist())
     assert [o for o in tmp_path.iterdir() if o.name.startswith('.')] == []
 
-@pytest.mark.parametrize('last', ['keep', 'fill'])
-def test_evaluate_is_what_the_predictions_say(last):
+@pytest.mark.parametrize('remainder', ['keep', 'fill'])
+def test_evaluate_is_what_the_predictions_say(remainder):
     learn = learner()
-    dl = learn.dls.valid.new(last=last)
+    dl = learn.dls.valid.new(remainder=remainder)
     with learn.no_bar(): probs,y,losses = learn.get_preds(dl=dl, with_loss=True)
     got = evaluate(learn, dl)
     assert got['accuracy'] == pytest.approx(accuracy_score(y, probs.argmax(1))) and got['loss'] == pytest.approx(float(losses.mean()), rel=1e-5)

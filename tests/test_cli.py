@@ -230,7 +230,7 @@ def test_real_submission(tmp_path):
     out = tweetnb('predict', tmp_path/'b', folder/'Test.csv', '--sample', folder/'SampleSubmission.csv', '--out', tmp_path/'s.csv').stdout
     form, mine = [pd.read_csv(o, dtype=str) for o in (folder/'SampleSubmission.csv', tmp_path/'s.csv')]
     assert len(mine) == 30_000 and list(mine.columns) == ['ID', 'label'] and (mine['ID'] == form['ID']).all()
-    assert set(mine['label']) <= {'-1', '0', '1'} and '2 IDs lack their leading zeros' in out
+    assert set(mine['label'].astype(str)) <= {'-1', '0', '1'} and '2 IDs lack their leading zeros' in out
 
 
 @pytest.mark.skipif(not data_path('sentiment140').exists(), reason='needs TWEETNB_DATA/sentiment140')

@@ -9,7 +9,7 @@ from tweetnb.train.learner import Pretrained, map_embedding, tweet_learner, twee
 from tweetnb.data.read import read_tweets
 from tweetnb.models.recurrent import models as all_models
 
-models = [o for o in all_models if not o.startswith('bert')]      # those have tests of their own
+models = [o for o in all_models if not o.startswith(('bert', 'hf_'))]      # those have tests of their own
 
 small = dict(n_emb=16, n_hidden=16)
 

@@ -79,7 +79,7 @@ def test_several_steps_in_one_graph_are_the_same_steps(graphs):
 
 @needs_xla
 def test_the_guard_raises(graphs):
-    assert 'graphs after 1 training steps' in graphs['guard'] and "last='fill'" in graphs['guard']
+    assert 'graphs after 1 training steps' in graphs['guard'] and "remainder='fill'" in graphs['guard']
 
 @needs_xla
 def test_gru_is_unchanged(graphs):

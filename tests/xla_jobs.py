@@ -29,7 +29,7 @@ def some(arch, **kwargs):
 
 def loaders(n=320, bs=16, valid=32, **kwargs):
     df = read_tweets(sample_path('tweets.csv')).iloc[:n+valid].assign(split=['train']*n + ['valid']*valid)
-    return TweetDataLoaders.from_df(df, **{**dict(bs=bs, val_bs=16, cleaner='tweeteval', last='fill', max_len=40), **kwargs})
+    return TweetDataLoaders.from_df(df, **{**dict(bs=bs, val_bs=16, cleaner='tweeteval', remainder='fill', max_len=40), **kwargs})
 
 def train(where, dls, arch, epochs=1, model={}, lr=3e-3, cbs=None, one_cycle=False, **kwargs):
     "Losses, predictions, weights and the learner"

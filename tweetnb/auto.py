@@ -38,35 +38,22 @@ def make_splits(
     folds:bool=True # Cross-validate if there are few tweets?
 ) -> pd.DataFrame: # With `split` ('train', 'valid', 'test'), and `fold` if there are few tweets
     "Split a table into training, validation and test tweets, keeping what the table or the caller has split"
-    if 'split' not in df: df = df.assign(split='train')
-    parts = [df]
-    if valid is not None: parts = [o[o['split'] != 'valid'] for o in parts] + [valid.assign(split='valid')]
-    if test is not None: parts = [o[o['split'] != 'test'] for o in parts] + [test.assign(split='test')]
+    parts = [df if 'split' in df else df.assign(split='train')]
+    for name,others in ('valid', valid), ('test', test):
+        if others is None: continue
+        parts = [o[o['split'] != name] for o in parts] + [others.assign(split=name)]
+    attrs = df.attrs
     df = pd.concat(parts, ignore_index=True)
     df['label'] = df['label'].astype('category')
-    if not (df['split'] == 'test').any(): df = _hold_out(df, 'test', .2 if len(df) < _few else .1, seed)
-    few = folds and (df['split'] != 'test').sum() < _few
-    if few and not (df['split'] == 'valid').any(): df = _add_folds(df, seed)
-    elif not (df['split'] == 'valid').any(): df = _hold_out(df, 'valid', .1, seed)
-    return drop_leaks(df)
-
-def _hold_out(df, name, share, seed):
-    "Move a share of the training tweets to another split"
-    train = df[df['split'] == 'train']
-    made = split_tweets(train.drop(columns='split'), valid=share, seed=seed)
-    split = df['split'].astype(object).copy()
-    split[train.index[(made['split'] == 'valid').to_numpy()]] = name
-    return df.assign(split=split)
-
-def _add_folds(df, seed):
-    "Number the training tweets by fold; the first fold stands in as the validation split"
-    train = df[df['split'] == 'train']
-    smallest = int(train['label'].value_counts().replace(0, np.nan).min())
-    k = max(2, min(5, smallest))
-    folds = kfold_tweets(train.drop(columns='split').reset_index(drop=True), k)['fold'].to_numpy()
-    fold = pd.Series(-1, index=df.index)
-    fold[train.index] = folds
-    return df.assign(fold=fold)
+    share = .2 if len(df) < _few else .1
+    df = split_tweets(df, valid=0, test=share, seed=seed)
+    if folds and (df['split'] != 'test').sum() < _few and not (df['split'] == 'valid').any():
+        smallest = df.loc[df['split'] == 'train', 'label'].value_counts().loc[lambda n: n > 0].min()
+        df = kfold_tweets(df, int(np.clip(smallest, 2, 5)), seed)
+    else: df = split_tweets(df, valid=.1, seed=seed)
+    df = drop_leaks(df)
+    df.attrs |= {k: v for k,v in attrs.items() if k == 'read'}
+    return df
 
 # %% ../nbs/56_auto.ipynb #71a89a08
 @dataclass

@@ -236,7 +236,7 @@ def _write_folder(result, df):
     plots = {'confusion.png': plot_confusion(result.scores)}
     if trained.history is not None:                        # the linear model has none
         texts['history.csv'] = trained.history.round(5).to_csv()
-        plots['history.png'] = plot_history(trained.history)
+        plots['history.png'] = plot_history(trained.history)[0]
     for name,text in texts.items():
         with atomic_path(folder/name) as tmp: tmp.write_text(text, encoding='utf-8')
     for name,ax in plots.items():

@@ -25,7 +25,7 @@ from ..core import TweetnbError, atomic_path, progress
 from .layers import Pool, Recurrent, length_mask, masked_mean, use_fast_dropout
 from .recurrent import register_model
 from ..text.batches import pad_rows
-from ..text.tokens import TweetTokenizer, fetch_command, how_to_get, hub_answers
+from ..text.tokens import TweetTokenizer, fetch_command, fetch_remedy, hub_reachable
 
 # %% ../../nbs/25_bert.ipynb #ca5a6735
 def _transformers():
@@ -106,7 +106,7 @@ def _load(auto, name, **kwargs):
     try:
         try: return _from_pretrained(auto, name, local_files_only=True, **kwargs)
         except OSError:
-            if folder or not hub_answers(): raise
+            if folder or not hub_reachable(): raise
         return _from_pretrained(auto, name, **kwargs)
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as e:
         if isinstance(e, TweetnbError): raise
@@ -115,7 +115,7 @@ def _load(auto, name, **kwargs):
             needs = 'It needs config.json and model.safetensors; pickled weights (pytorch_model.bin) are never read.'
             raise TweetnbError(problem, path=name, remedy=needs) from e
         problem = f'the pretrained model {str(name)!r} is not on this machine and cannot be downloaded'
-        raise TweetnbError(problem, remedy=how_to_get(name)) from e
+        raise TweetnbError(problem, remedy=fetch_remedy(name)) from e
 
 # %% ../../nbs/25_bert.ipynb #c0a30d40
 def load_encoder(

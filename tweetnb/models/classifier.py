@@ -143,9 +143,7 @@ def explain(self:Classifier,
 def _scores_info(scores):
     "Scores as `bundle.json` has them, with intervals and a table by label"
     if scores is None or isinstance(scores, dict): return {} if not scores else dict(scores=scores)
-    values = scores.interval()
-    intervals = {name: [round(row['low'], 4), round(row['high'], 4)] for name,row in values.iterrows()}
-    return dict(scores=scores.to_dict(), intervals=intervals, by_label=scores.by_label.to_dict('list'))
+    return scores.details()
 
 def table_info(
     table:pd.DataFrame # What a model was trained on, perhaps with `split`

@@ -9,7 +9,7 @@ __all__ = ['hash_ngrams', 'NgramClassifier']
 import torch
 from torch import nn, Tensor
 
-from .layers import Dropout, length_mask
+from .layers import FastDropout, length_mask
 from .recurrent import register_model
 
 # %% ../../nbs/24_ngram.ipynb #b4eadd41
@@ -50,7 +50,7 @@ class NgramClassifier(nn.Module):
         self.ngrams = nn.EmbeddingBag(n_buckets + 1 if max_n > 1 else 1, n_emb, mode='sum', padding_idx=0)
         with torch.no_grad():
             for bag in (self.embedding, self.ngrams): bag.weight.mul_(0.1)
-        self.dropout,self.head = Dropout(dropout), nn.Linear(n_emb, n_labels)
+        self.dropout,self.head = FastDropout(dropout), nn.Linear(n_emb, n_labels)
 
     def forward(self,
         ids:Tensor, # int64 [batch, width]

@@ -81,8 +81,8 @@ def _describe_data(dls):
         'tweets': len(train.dataset),
         'labels': train.dataset.labels,
         'batch size': train.bs,
-        'processes': train.settings['world'],
-        'order': {k: v for k,v in train.settings.items() if k not in ('rank', 'world')},
+        'processes': train.settings['world_size'],
+        'order': {k: v for k,v in train.settings.items() if k not in ('rank', 'world_size')},
         'shuffle': train.shuffle,
         'drop_last': train.drop_last,
         'content': fingerprint(*map(np.ascontiguousarray, arrays))}

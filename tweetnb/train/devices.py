@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['runners', 'Runner', 'active_runner', 'best_runner', 'runner', 'Autocast', 'CPURunner', 'PrefetchDL', 'CUDARunner',
-           'device_runner']
+           'device_runner', 'use_runner']
 
 # %% ../../nbs/40_devices.ipynb #e7803856
 import os
@@ -255,3 +255,11 @@ def device_runner(
     run.name = device.type
     run.device = device
     return run
+
+# %% ../../nbs/40_devices.ipynb #d984395c
+def use_runner(
+    name:str|None=None # A name for `runner`; default: none, or that of several processes if this is one of them
+): # A context
+    "Open the block of a runner if one is needed"
+    if name is None and 'TORCHELASTIC_RUN_ID' in os.environ: name = 'auto'
+    return nullcontext() if name is None else runner(name)

@@ -195,12 +195,12 @@ class DDPRunner(Runner):
     def stop(self): self.local.stop()
 
     def loader(self, dl):
-        if dl.settings['world'] == self.world_size: return self.local.loader(dl)                   # already shared
+        if dl.settings['world_size'] == self.world_size: return self.local.loader(dl)                   # already shared
         if dl.shuffle and dl.bs % self.world_size:
             raise TweetnbError(f'a batch of {dl.bs} tweets cannot be divided among {self.world_size} processes',
                                remedy=f'Use a multiple of {self.world_size}.')
         bs = -(-dl.bs//self.world_size)
-        return self.local.loader(dl).new(bs=bs, rank=self.rank, world=self.world_size, gathered=True)
+        return self.local.loader(dl).new(bs=bs, rank=self.rank, world_size=self.world_size, gathered=True)
 
     def adjust(self, learn):
         if self.rank:

@@ -24,7 +24,7 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..metrics import Scores
-from ..models.bert import BertClassifier, layer_lrs
+from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
 from ..models.linear import LinearClassifier
@@ -46,7 +46,7 @@ class Config:
     model:str = 'bilstm' # A name in `tweetnb.models.recurrent.models`, or 'tfidf' for the linear model
     params:dict = field(default_factory=dict) # Parameters of the model
     cleaner:str|None = 'tweeteval' # Preset of `Cleaner`
-    tokens:str = 'word' # 'word', 'char', 'bpe', 'wordpiece', 'unigram', or 'pretrained' for those of `pretrained`
+    tokens:str = 'word' # 'word', 'chars', 'bpe', 'wordpiece', 'unigram', or 'pretrained' for those of `pretrained`
     vocab:int = 30_000 # Vocabulary size, at most
     min_freq:int = 2 # Words seen less often in training are unknown
     max_len:int = 128 # Longer tweets are cut to this many tokens
@@ -142,7 +142,7 @@ def make_tokenizer(self:Config,
         return make(texts, min_freq=self.min_freq, max_vocab=self.vocab)
     if self.tokens not in ('bpe', 'wordpiece', 'unigram'):
         raise TweetnbError(f'unknown tokens {self.tokens!r}',
-                           remedy='Choose word, char, bpe, wordpiece, unigram or pretrained.')
+                           remedy='Choose word, chars, bpe, wordpiece, unigram or pretrained.')
     return getattr(TweetTokenizer, self.tokens)(texts, size=self.vocab)
 
 @patch
@@ -179,7 +179,7 @@ def learner(self:Config,
 def _rates(config, learn):
     "The learning rate, or one for each group of parameters"
     if not config.head_lr: return config.lr
-    if isinstance(learn.model, BertClassifier): return layer_lrs(learn.model, config.lr, 1., config.head_lr)
+    if isinstance(learn.model, TransformerClassifier): return layer_lrs(learn.model, config.lr, 1., config.head_lr)
     groups = len(learn.opt.param_lists) if learn.opt else len(learn.splitter(learn.model))
     return [config.lr]*(groups - 1) + [config.head_lr]
 
@@ -335,7 +335,7 @@ def fit(
         classifier,learn = _fit_linear(config, rows, seed), None
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet)
     seconds = time.perf_counter() - start
-    history = learn.history() if learn else None
+    history = history(learn) if learn else None
     return TrainResult(config, seed, classifier, df, seconds, history, learn)
 
 def _fit_network(config, df, seed, cbs, device, quiet):

@@ -23,12 +23,14 @@ from fastcore.basics import listify, patch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..models.bert import BertClassifier, bert_splitter
-from ..models.network import NetworkClassifier, best_device
+from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, bert_splitter
+from ..models.network import NetworkClassifier
+from ..hardware import resolve_device
 from ..text.block import TweetDataLoaders
 from ..core import TweetnbError, sample_path, seed_everything
 from ..metrics import Scores, tweet_metrics
-from .devices import active_runner, runner
+from .checkpoint import ResumableLearner
+from .devices import active_runner, device_runner
 from ..data.read import read_tweets
 from ..models.recurrent import create_model, models
 from ..text.tokens import TweetTokenizer
@@ -54,7 +56,7 @@ def default_lr(
     arch:str # A name of `tweetnb.models.recurrent.models`
 ) -> float:
     "Return the usual peak learning rate of a model"
-    if arch in models and models[arch][0] is BertClassifier: return 5e-5
+    if arch in models and issubclass(models[arch][0], TransformerClassifier): return 5e-5
     return _peak_lrs.get(arch, 5e-3)
 
 # %% ../../nbs/44_learner.ipynb #55a1825d
@@ -69,7 +71,7 @@ def _record(learn):
     history = pd.DataFrame(rows, columns=names).astype(float).rename_axis('epoch')
     return history, float(max(learn.recorder.lrs, default=0))
 
-class TweetLearner(Learner):
+class TweetLearner(ResumableLearner):
     "fastai's `Learner` for tweets: events go only to the callbacks that answer them, and it becomes a `Classifier`"
     direct_events = True # Some devices need fastai's own way
     _known,_who,_fitted = (),{},None
@@ -91,9 +93,9 @@ def _runner_for(device):
     "The runner of the innermost block; outside, one for a GPU or `None` for the CPU"
     run = active_runner()
     if run: return run
-    device = best_device(device)
+    device = resolve_device(device)
     if device.type != 'cuda': return None
-    run = runner('cuda', index=device.index or 0)
+    run = device_runner(device)
     run.start()
     return run
 
@@ -119,18 +121,19 @@ def tweet_learner(
     model = _make_model(dls, arch, source, kwargs)
     if run: dls,model,cbs = run.place(dls), run.prepare(model), [*listify(cbs), *run.cbs()]
     elif dls.device is None: dls.to(torch.device('cpu'))
-    splitter = bert_splitter if isinstance(model, BertClassifier) else tweet_splitter
+    splitter = bert_splitter if isinstance(model, TransformerClassifier) else tweet_splitter
     learn = TweetLearner(dls, model if run else model.to(dls.device), loss_func=loss_func, opt_func=opt_func,
                          splitter=splitter, lr=lr or default_lr(model.config['arch']),
                          metrics=tweet_metrics() if metrics is None else metrics, cbs=cbs, **(learner_kwargs or {}))
-    learn.direct_events = getattr(run, 'direct_events', True)
+    learn.direct_events = run is None or run.direct_events
     in_terminal = IN_NOTEBOOK or sys.stdout.isatty()
     if not in_terminal: learn.remove_cb(ProgressCallback)     # a log file wants lines, not a bar
     return run.adjust(learn) if run else learn
 
 def _is_encoder(arch, pretrained):
     "Is `pretrained` an encoder of Hugging Face, rather than a model of ours?"
-    if models.get(arch, [None])[0] is not BertClassifier or not isinstance(pretrained, (str, Path)): return False
+    if models.get(arch, [None])[0] not in (BertClassifier, HFClassifier): return False
+    if not isinstance(pretrained, (str, Path)): return False
     return not (Path(pretrained)/'bundle.json').is_file()
 
 def _make_model(dls, arch, source, params):
