@@ -405,7 +405,7 @@ def to_hf(
     "Copy a classifier into Hugging Face's own module; raises `TweetnbError` for a head that it lacks"
     ours = not isinstance(model, HFClassifier)
     if ours and (model.how != 'cls' or model.published): raise _no_counterpart(model)
-    config = _config_dict(model.encoder if ours else model.model)
+    config = encoder_config(model.encoder) if ours else _config_dict(model.model)
     res = HFClassifier(0, model.head.out_features if ours else None, encoder=config, pad_id=model.pad_id)
     if ours: _move_weights(model, res)
     else: res.load_state_dict(model.state_dict())
