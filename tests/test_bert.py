@@ -344,7 +344,7 @@ def test_a_head_without_counterpart_is_an_error(kind, head, tmp_path):
     model = create_model('bert', 100, 3, encoder=KINDS[kind], head=head)
     with pytest.raises(TweetnbError, match='no counterpart'): save_hf(model, tmp_path/'x')
     assert not (tmp_path/'x').exists()
-    fresh = create_model('hf_classifier', 100, 3, hf_config=KINDS[kind])
+    fresh = create_model('hf_classifier', 100, 3, encoder=KINDS[kind])
     save_hf(fresh, tmp_path/'x', labels='abc', problem_type='multi_label_classification')
     again = load_hf_classifier(tmp_path/'x')
     assert again.labels == ['a', 'b', 'c'] and again.problem_type == 'multi_label_classification'

@@ -227,11 +227,11 @@ class TransformerClassifier(nn.Module):
         return self
 
 # %% ../../nbs/25_bert.ipynb #c1d343dc
-def _check_source(**sources):
-    "Raise `TweetnbError` unless exactly one of two sources of a model is given"
-    if sum(o is not None for o in sources.values()) == 1: return
-    raise TweetnbError('a transformer takes either pretrained weights or a configuration',
-                       remedy=f"Pass either {' or '.join(f'`{o}`' for o in sources)}.")
+def _check_source(pretrained, encoder):
+    "Raise `TweetnbError` unless exactly one of them is given"
+    if (pretrained is None) == (encoder is None):
+        problem = 'a transformer takes either pretrained weights or a configuration'
+        raise TweetnbError(problem, remedy='Pass either pretrained=… or encoder={…}.')
 
 def _fit_vocab(model, n_vocab, grow):
     "Enlarge the embedding for tokens that the tokenizer added, if `grow`"
@@ -275,7 +275,7 @@ class BertClassifier(TransformerClassifier):
     ):
         super().__init__()
         _check_head(head, mask)
-        _check_source(pretrained=pretrained, encoder=encoder)
+        _check_source(pretrained, encoder)
         self.how,self.pad_id,self.mask,self.published = head, pad_id, mask, published
         self.encoder = make_encoder(encoder, n_vocab) if pretrained is None else load_encoder(pretrained)
         use_fast_dropout(self.encoder)
@@ -335,14 +335,14 @@ class HFClassifier(TransformerClassifier):
         n_vocab:int, # Size of the tokenizer's vocabulary
         n_labels:int|None=None, # Number of labels; default: as in the weights or the configuration
         pretrained:str|Path|None=None, # Initial weights: a folder, or a name on the hub; a classifier or an encoder
-        hf_config:dict|None=None, # Or the content of a `config.json`, for random weights
+        encoder:dict|None=None, # Or a configuration, as in a `config.json`, for random weights
         pad_id:int=0 # Id of padding
     ):
         super().__init__()
-        _check_source(pretrained=pretrained, hf_config=hf_config)
+        _check_source(pretrained, encoder)
         auto = 'AutoModelForSequenceClassification'
         size = {} if n_labels is None else {'num_labels': n_labels}
-        if pretrained is None: self.model,self.missing = _make(auto, {**hf_config, **size}, n_vocab), []
+        if pretrained is None: self.model,self.missing = _make(auto, {**encoder, **size}, n_vocab), []
         else: self.model,self.missing = _load(auto, pretrained, ignore_mismatched_sizes=True, **size)
         use_fast_dropout(self.model)
         _fit_vocab(self.model, n_vocab, grow=pretrained is not None)
@@ -368,7 +368,7 @@ class HFClassifier(TransformerClassifier):
         "The arguments with which `create_model` makes this model again, without a network"
         n_vocab = self.model.get_input_embeddings().num_embeddings
         return dict(arch='hf_classifier', n_vocab=n_vocab, n_labels=self.model.config.num_labels, pad_id=self.pad_id,
-                    hf_config=_config_dict(self.model))
+                    encoder=_config_dict(self.model))
     @config.setter
     def config(self, arguments): pass                            # the model knows itself
 
@@ -405,8 +405,8 @@ def to_hf(
     "Copy a classifier into Hugging Face's own module; raises `TweetnbError` for a head that it lacks"
     ours = not isinstance(model, HFClassifier)
     if ours and (model.how != 'cls' or model.published): raise _no_counterpart(model)
-    config = _config_dict(model.encoder if ours else model.model)
-    res = HFClassifier(0, model.head.out_features if ours else None, hf_config=config, pad_id=model.pad_id)
+    config = encoder_config(model.encoder) if ours else _config_dict(model.model)
+    res = HFClassifier(0, model.head.out_features if ours else None, encoder=config, pad_id=model.pad_id)
     if ours: _move_weights(model, res)
     else: res.load_state_dict(model.state_dict())
     config = res.model.config
