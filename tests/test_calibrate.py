@@ -61,7 +61,6 @@ def test_coverage_and_neutral():
 
 def test_neutral_gains_where_neutral_words_say_little():
     "A tweet without any trained word is the one that is rejected; the benchmark measures real tweets"
-    attribute = pytest.importorskip('tweetnb.evaluate.explain').attribute
     said = dict(positive='good great lovely happy', negative='bad awful sad angry', neutral='table train seven blue')
     rng = np.random.default_rng(0)
     rows = [(' '.join(['the', *rng.choice(words.split(), 3)]), label) for label,words in said.items() for _ in range(60)]
@@ -70,5 +69,5 @@ def test_neutral_gains_where_neutral_words_say_little():
     model = LinearClassifier().fit(two['text'], two['label'])
     probs, true = model.predict_proba(table['text']), table['label'].to_numpy()
     assert (probs.idxmax(axis=1).to_numpy() == true).mean() <= 2/3
-    for scores in None, strength(attribute(model, table['text'].tolist())):
+    for scores in None, strength(model.explain(table['text'])):
         assert (with_neutral(probs, scores) == true).mean() > .95

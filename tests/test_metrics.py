@@ -106,7 +106,7 @@ def test_metrics_by_name(names):
     y = rng.integers(0, len(names), 60)
     p = rng.dirichlet(np.ones(len(names)), 60)
     true, probs = np.array(names, dtype=object)[y], pd.DataFrame(p, columns=names)
-    def value(name): return metric_value(name, true, probs=probs)
+    def value(name): return metric_value(name, true, probs)
     one_hot = np.eye(len(names))[y]
     of = (lambda m: m(y, p[:,1])) if len(names) == 2 else (lambda m: m(one_hot, p, average='macro'))
     assert value('roc_auc') == pytest.approx(of(sk.roc_auc_score))
@@ -120,7 +120,7 @@ def test_metrics_by_name(names):
 @pytest.mark.parametrize('name', ['', 'f1:', 'f1:nobody', 'max_error_', 'top_k_accuracy_'])
 def test_unknown_metrics(name):
     probs = pd.DataFrame(dict(a=[.9, .2], b=[.1, .8]))
-    with pytest.raises(TweetnbError, match='unknown'): metric_value(name, ['a', 'b'], probs=probs)
+    with pytest.raises(TweetnbError, match='unknown'): metric_value(name, ['a', 'b'], probs)
 
 def test_metrics_need_neither_torch_nor_fastai():
     "Beyond what `core` imports itself"

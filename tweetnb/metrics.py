@@ -275,17 +275,17 @@ _probability_metrics = dict(log_loss=log_loss, calibration_error=calibration_err
 def metric_value(
     name:str, # 'accuracy', 'macro_f1', 'f1:LABEL', 'roc_auc', 'log_loss', … or any scorer of scikit-learn
     true, # True labels
-    pred=None, # Predicted labels (default: the most probable)
-    probs:pd.DataFrame|None=None, # Probabilities, float [tweets, labels]; some metrics need them
-    labels=None # Labels that the model knows (default: the columns of `probs`)
+    answers, # Probabilities, a DataFrame float [tweets, labels], or predicted labels
+    labels=None # Labels that the model knows; needed beside predicted labels
 ) -> float: # Higher is better, except for the metrics in `LOWER_IS_BETTER`
     "Compute the metric called `name`; raises `TweetnbError` for an unknown name or label"
-    if probs is None and (labels is None or pred is None): raise TweetnbError('give `probs`, or `pred` and `labels`')
-    labels = np.asarray(probs.columns if labels is None else labels, dtype=object).tolist()
+    probs = answers if isinstance(answers, pd.DataFrame) else None
     if name in _probability_metrics:
-        if probs is None: raise TweetnbError(f'{name} needs probabilities', remedy='Give `probs`.')
+        if probs is None: raise TweetnbError(f'{name} needs probabilities', remedy='Give a DataFrame of them.')
         return _probability_metrics[name](probs, true)
-    if pred is None: pred = probs.columns.to_numpy()[probs.to_numpy().argmax(1)]
+    if labels is None and probs is None: raise TweetnbError('predicted labels need `labels`, which the model knows')
+    labels = np.asarray(probs.columns if labels is None else labels, dtype=object).tolist()
+    pred = answers if probs is None else probs.columns.to_numpy()[probs.to_numpy().argmax(1)]
     scores = Scores(true, pred, labels)
     if name in scores.metrics: return scores.metrics[name]
     if name.startswith('f1:'):

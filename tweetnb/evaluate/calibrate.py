@@ -104,7 +104,7 @@ def with_neutral(
 
 # %% ../../nbs/51_calibrate.ipynb #ccaf3f87
 def strength(
-    attributions, # Of each tweet: anything with `weights`, float [tokens], as `attribute` gives it
+    attributions, # Of each tweet: anything with `weights`, float [tokens], as `classifier.explain` gives it
     n:int=3 # Tokens per tweet that count
 ) -> np.ndarray: # float [tweets]
     "Sum the largest absolute weights of each tweet, whichever label they speak for"
