@@ -219,7 +219,8 @@ def _cut(split, group, label, asked, seed):
     n = int(pool.sum())
     if sum(asked.values()) >= n:
         wanted = ' and '.join(f'{s} {size:,}' for s,size in asked.items())
-        raise TweetnbError(f'{wanted} rows of {n:,} leave nothing for training', remedy='Try 0.1.')
+        problem = f'{wanted} rows leave nothing for training: only {n:,} may be moved'
+        raise TweetnbError(problem, remedy='Try 0.1.')
     group,label = (np.unique(x[pool], return_inverse=True)[1] for x in (group, label))
     shares = [1-sum(asked.values())/n, *(w/n for w in asked.values())]
     part = _all_seen(_deal(group, label, shares, np.random.default_rng(seed)), group, label)
