@@ -368,7 +368,7 @@ def widths_for(
 
 # %% ../../nbs/15_block.ipynb #695ebeeb
 _fastai_options = dict(
-    valid_col="Add a column split with 'train' and 'valid'.", label_delim='A tweet has one label here.',
+    valid_col="Add a column split with 'train' and 'valid'.", label_delim='Keep one label per tweet.',
     text_vocab='Pass a tokenizer=.', tok_tfm='Pass a tokenizer=.', tok_text_col='Use text_col=.',
     seq_len='Use max_len=.', y_block='Use DataBlock(blocks=(TweetBlock(), …)).',
     is_lm='Pretrain an encoder with tweetnb.train.pretrain.', backwards='Use a bidirectional model.')
