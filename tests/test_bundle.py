@@ -141,7 +141,7 @@ def test_kept_bundles_can_be_exported(folder, tmp_path):
 
 tiny = dict(model_type='bert', hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40)
 small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7), ngram=dict(n_emb=6, n_buckets=40),
-             bert=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny, width=20))
+             bert=dict(encoder=tiny), hf_classifier=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny, width=20))
 variants = [(name, {}) for name in models if name not in ('gru', 'stacked_bilstm')] + [('gru', dict(bidirectional=True, n_layers=2, activation='relu', pool='max'))]
 
 @needs_onnx

@@ -19,11 +19,11 @@ from .core import TweetnbError, cache_path, versions
 from .data.read import read_tweets
 from .data.split import drop_leaks, kfold_tweets, split_tweets
 from .evaluate.calibrate import Temperature
-from .metrics import Scores, metric_value
+from .hardware import resolve_device
+from .metrics import LOWER_IS_BETTER, Scores, metric_value
 from .models.classifier import Classifier
 from .models.ensemble import Ensemble, mixture_weights
 from .models.folder import check_writable
-from .models.network import best_device
 from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 
@@ -140,8 +140,9 @@ class Search:
         return self.seconds - (time.perf_counter() - self.started)
 
     def score(self, probs:pd.DataFrame) -> float:
-        "The metric on the validation tweets"
-        return metric_value(self.metric, self.valid['label'], probs)
+        "The metric on the validation tweets, turned round where lower is better"
+        value = metric_value(self.metric, self.valid['label'], probs)
+        return -value if self.metric in LOWER_IS_BETTER else value
 
     @property
     def best(self) -> str|None:
@@ -337,7 +338,7 @@ def train(
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
     if out is not None: check_writable(out)
-    best_device(device)
+    resolve_device(device)
     df = make_splits(_table(data), _table(valid), _table(test), seed)
     search = Search(df, metric, minutes, seed, device, show)
     if len(search.labels) < 2:

@@ -23,18 +23,18 @@ from fastcore.basics import patch
 from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, seed_everything, versions
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
+from ..hardware import bf16_unit, resolve_device
 from ..metrics import Scores
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
 from ..models.linear import LinearClassifier
-from ..models.network import best_device
 from ..models.recurrent import models
 from ..ship.bundle import combine, load
 from ..text.block import TweetDataLoaders
 from ..text.tokens import TweetTokenizer
 from ..text.vectors import embedding_matrix
-from .devices import active_runner, bf16_unit, runner
+from .devices import active_runner, runner
 from .learner import TweetLearner, default_lr, tweet_learner
 from .losses import tweet_loss
 from .probe import fit_head
@@ -71,7 +71,8 @@ _defaults = {
     'subword': dict(tokens='wordpiece', vocab=12_000, epochs=4),
     'gru_attention': dict(params=dict(n_emb=128, n_hidden=128, n_last=64)),     # as published it takes hours
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
-    'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
+    'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
+    'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
 
 def default_config(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -280,8 +281,8 @@ def _training_rows(config, df, seed):
 
 def _precision(config, device):
     "A context for the training, and the precision of its products"
-    is_bert = config.model in models and models[config.model][0] is BertClassifier
-    half = is_bert and active_runner() is None and best_device(device).type == 'cpu' and bf16_unit() == 'AMX'
+    is_bert = config.model in models and issubclass(models[config.model][0], TransformerClassifier)
+    half = is_bert and active_runner() is None and resolve_device(device).type == 'cpu' and bf16_unit() == 'AMX'
     return (runner('cpu', precision='bf16'), 'bf16') if half else (nullcontext(), 'fp32')
 
 def _fit_linear(config, df, seed):
@@ -335,7 +336,7 @@ def fit(
         classifier,learn = _fit_linear(config, rows, seed), None
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet)
     seconds = time.perf_counter() - start
-    history = history(learn) if learn else None
+    history = learn.history() if learn else None
     return TrainResult(config, seed, classifier, df, seconds, history, learn)
 
 def _fit_network(config, df, seed, cbs, device, quiet):

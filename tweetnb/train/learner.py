@@ -26,6 +26,7 @@ from torch import nn
 from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, bert_splitter
 from ..models.network import NetworkClassifier
 from ..hardware import resolve_device
+from ..hardware import resolve_device
 from ..text.block import TweetDataLoaders
 from ..core import TweetnbError, sample_path, seed_everything
 from ..metrics import Scores, tweet_metrics
