@@ -19,8 +19,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core import TweetnbError
-from ..hardware import (bf16_unit, default_precision, peak_rss, precisions, resolve_device, resolve_name, synchronize,
-                              usable_cores)
+from ..hardware import bf16_unit, default_precision, peak_rss, precisions, resolve_device, resolve_name
+from ..hardware import synchronize, usable_cores
 from ..text.block import TweetDL
 
 # %% ../../nbs/40_devices.ipynb #ca8de70e
