@@ -70,7 +70,7 @@ def ladder(
     "List the candidates"
     weight = dict(cleaner=cleaner)
     found = [Candidate('TF-IDF', default_config('tfidf', params=dict(chars=True, C=(1., 3., 10.)), **weight)),
-             Candidate('n-grams', default_config('ngram', **weight), 'steps')]
+             Candidate('n-grams', default_config('ngram', **weight))]
     if packaged:
         start = dict(pretrained=packaged, tokens='pretrained', **weight)
         found.append(Candidate('tweet encoder, linear head', default_config('subword', probe='only', **start), 'probe'))
@@ -82,7 +82,7 @@ def ladder(
     return found
 
 # %% ../nbs/56_auto.ipynb #8b1884a8
-_aims = dict(ngram=(5, 20, 1500), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
+_aims = dict(ngram=(5, 30, 3000), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
 
 def plan_epochs(
     model:str, # 'ngram', 'subword' or 'bert'
@@ -197,6 +197,7 @@ def _predicted(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds,left = len(search.train), _folds(search), search.left - reserve
     if candidate.cost == 'linear':
+        if config.model == 'ngram': config = replace(config, epochs=plan_epochs('ngram', math.ceil(n/config.bs)))
         return (config, None) if left > 0 else (None, 'no time left')
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':

@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import TweetnbError
-from .layers import Dropout, length_mask
+from .layers import FastDropout, length_mask
 from .recurrent import register_model
 from ..text.tokens import TokenStore
 from ..threads import thread_limit
@@ -63,7 +63,7 @@ class NgramClassifier(nn.Module):
         self.ngrams = nn.EmbeddingBag(n_buckets + 1 if max_n > 1 else 1, n_emb, mode='sum', padding_idx=0)
         with torch.no_grad():
             for bag in (self.embedding, self.ngrams): bag.weight.mul_(0.1)
-        self.dropout,self.head = Dropout(dropout), nn.Linear(n_emb, n_labels)
+        self.dropout,self.head = FastDropout(dropout), nn.Linear(n_emb, n_labels)
 
     def grams(self,
         ids:Tensor, # int64 [batch, width]

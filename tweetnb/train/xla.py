@@ -19,13 +19,12 @@ from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from torch import nn, Tensor
-from torch.nn.modules.rnn import LSTM, RNN
+from torch.nn.modules.rnn import GRU, LSTM, RNN
 
 from ..core import TweetnbError
 from ..hardware import DeviceType
-from ..models.layers import GRU, kernels, length_mask, reverse_padded
+from ..models.layers import MaskedBatchNorm, ReluGRU, kernels, length_mask, reverse_padded
 from ..text.block import widths_for
-from .checkpoint import ResumableLearner
 from .devices import Autocast, Runner
 from .learner import fused_adamw
 
@@ -110,7 +109,7 @@ def step_of(
 ) -> tuple|None: # Step function, number of states, recurrent bias inside the loop?; `None` if not recurrent
     "Return how XLA runs a layer"
     if isinstance(rnn, LSTM): return _lstm_step, 2, False
-    if isinstance(rnn, GRU): return (_gru_relu_step if rnn.activation == 'relu' else _gru_tanh_step), 1, True
+    if isinstance(rnn, GRU): return (_gru_relu_step if isinstance(rnn, ReluGRU) else _gru_tanh_step), 1, True
     if isinstance(rnn, RNN): return (_relu_step if rnn.nonlinearity == 'relu' else _tanh_step), 1, False
 
 # %% ../../nbs/48_xla.ipynb #9009a33e
@@ -128,7 +127,8 @@ def scan_padded(
     mask = length_mask(lengths, x.shape[1])
     return out*mask[:,:,None].to(out.dtype)
 
-kernels['xla'] = scan_padded
+kernels['recurrence', 'xla'] = scan_padded
+kernels['batch_norm', 'xla'] = MaskedBatchNorm.forward_static
 
 def _scan(rnn, x, step, n_states, bias_inside):
     from torch_xla.experimental.scan import scan
@@ -346,14 +346,14 @@ class CompileGuard(Callback):
         allowed = min(len(self.rounds.graphs), self.allowed) + self.extra
         if self.compiled <= allowed: return
         problem = f'XLA has compiled {self.compiled} graphs after {self.train_iter} training steps, not {allowed}'
-        remedy = "Use loaders with fixed widths and last='fill', and find the callback or layer that reads single values."
+        remedy = "Use loaders with fixed widths and remainder='fill', and find the callback or layer that reads single values."
         raise TweetnbError(problem, remedy=remedy)
 
 # %% ../../nbs/48_xla.ipynb #af894019
 class XLARunner(Runner):
     "One process that trains through XLA: on a TPU, or on the CPU with `PJRT_DEVICE=CPU`"
     name = 'xla'
-    learner_class = ResumableLearner         # with `TweetLearner`, torch_xla 2.9's scan crashed in 2 of 16 runs
+    direct_events = False                    # with them, torch_xla 2.9's scan crashed in 2 of 16 runs
     def __init__(self,
         precision:str='auto', # 'fp32' or 'bf16'; 'auto' means bf16 on a TPU, else fp32
         every:int=32, # Batches between two round trips
@@ -388,7 +388,7 @@ class XLARunner(Runner):
             if dl.bs % self.devices:
                 raise TweetnbError(f'a batch of {dl.bs} tweets cannot be shared by {self.devices} devices',
                                    remedy='Use a multiple as `bs` and `val_bs`.')
-            full = {} if dl.drop_last else dict(last='fill')
+            full = {} if dl.drop_last else dict(remainder='fill')
             loaders.append(dl.new(device=self.device, widths=widths, **full))
         return type(dls)(*loaders, path=dls.path, device=self.device)
 
