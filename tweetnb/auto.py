@@ -199,6 +199,7 @@ def _predicted(search, candidate, config, reserve):
     if candidate.cost == 'linear':
         if config.model == 'ngram': config = replace(config, epochs=plan_epochs('ngram', math.ceil(n/config.bs)))
         return (config, None) if left > 0 else (None, 'no time left')
+    if left <= 0: return None, 'no time left'
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':
         total = folds*(per_tweet/3*(n + len(search.valid)) + 2)
