@@ -196,11 +196,11 @@ def _per_tweet(search, config):
 def _predicted(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds,left = len(search.train), _folds(search), search.left - reserve
-    if candidate.cost == 'linear':
-        return (config, None) if left > 0 else (None, 'no time left')
+    if left <= 0: return None, 'no time is left'
+    if candidate.cost == 'linear': return config, None
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':
-        total = folds*(per_tweet/3*(n + len(search.valid)) + 2)
+        total = folds*(per_tweet/3*(n + len(search.valid)) + 5 + n/2000)
         return (config, None) if total < left else (None, f'needs {total:,.0f} s, {max(left, 0):,.0f} s are left')
     planned = fit_to_time(config, n, per_tweet, left/folds)
     if planned is None: return None, f'an epoch takes {n*per_tweet*folds:,.0f} s, {max(left, 0):,.0f} s are left'
