@@ -116,10 +116,15 @@ def _is_pickle(file):
     if head != b'PK' or not zipfile.is_zipfile(file): return False
     return any(name.endswith('.pkl') for name in zipfile.ZipFile(file).namelist())
 
+def _blobs(folder):
+    "Where the cache of the Hugging Face hub keeps the files of a snapshot, if the folder is one"
+    return [o.parent/'blobs' for o in folder.resolve().parents if o.name == 'snapshots']
+
 def _check_safe(folder):
     "Refuse pickles and links out of the folder"
+    allowed = folder.resolve(), *_blobs(folder)
     for file in sorted(folder.rglob('*')):
-        if file.is_symlink() and not file.resolve().is_relative_to(folder.resolve()):
+        if file.is_symlink() and not any(file.resolve().is_relative_to(o) for o in allowed):
             raise TweetnbError('a link to a file outside the bundle', path=file,
                                remedy="Copy with 'cp -rL', or download with 'hf download NAME --local-dir DIR'.")
         if file.is_file() and _is_pickle(file):

@@ -6,6 +6,7 @@
 __all__ = ['load', 'combine', 'push_to_hub']
 
 # %% ../../nbs/30_bundle.ipynb #e18fa321
+import json, re
 from pathlib import Path
 
 import pandas as pd
@@ -43,6 +44,43 @@ def _load_ensemble(folder, info, device):
     return res
 
 # %% ../../nbs/30_bundle.ipynb #91a091f5
+_not_read = ['*.bin', '*.pt', '*.pth', '*.pkl', '*.h5', '*.ot', '*.msgpack', '*.ckpt', 'onnx/*', 'openvino/*']
+
+def _locate(name, revision, token):
+    "The folder of a classifier; one that is named as on the hub and is not here is fetched"
+    folder = Path(name)
+    if folder.exists() or not isinstance(name, str) or not re.fullmatch(r'\w[\w.-]*/\w[\w.-]*', name): return folder
+    from huggingface_hub import snapshot_download
+    try: return Path(snapshot_download(name, revision=revision, token=token, ignore_patterns=_not_read))
+    except (OSError, ValueError, RuntimeError) as e:        # no network, no such repository, no access
+        why = (str(e).splitlines() or [type(e).__name__])[0]
+        remedy = f'With a network: hf download {name}'
+        raise TweetnbError(f'no bundle here, and not on the hub ({why})', path=name, remedy=remedy) from e
+
+def _is_published(folder):
+    "Is it a sequence classifier of Hugging Face, and not a bundle?"
+    file = folder/'config.json'
+    if (folder/'bundle.json').exists() or not file.is_file(): return False
+    try: kinds = json.loads(file.read_text(encoding='utf-8')).get('architectures') or []
+    except (ValueError, AttributeError): return False
+    return any(o.endswith('ForSequenceClassification') for o in kinds)
+
+def _load_published(folder, device):
+    "Load a sequence classifier of Hugging Face with its head"
+    from tweetnb.models.bert import load_hf_classifier
+    from tweetnb.models.network import NetworkClassifier
+    from tweetnb.text.tokens import TweetTokenizer
+    tokenizer = TweetTokenizer.pretrained(folder)
+    model = load_hf_classifier(folder, len(tokenizer), tokenizer.pad_id)
+    if model.problem_type != 'single_label_classification':
+        remedy = 'Choose a model with one label per text.'
+        raise TweetnbError(f'its problem type is {model.problem_type}', path=folder, remedy=remedy)
+    limits = [o for o in (tokenizer.max_len, model.limit()) if o]
+    res = NetworkClassifier(model, tokenizer, None, model.labels, min(limits, default=None), device=device)
+    res.path = folder
+    return res
+
+# %% ../../nbs/30_bundle.ipynb #045d9b80
 _again = 'Take a fresh copy of the bundle.'
 
 def _temperature(decisions):
@@ -52,11 +90,14 @@ def _temperature(decisions):
     return float(value)
 
 def load(
-    folder:str|Path, # A bundle
-    device:str='auto' # For networks: 'auto' for a GPU if there is one, 'cpu', 'cuda', …
+    folder:str|Path, # A bundle or a published Hugging Face classifier: its folder, or its name such as 'ada/moods'
+    device:str='auto', # For networks: 'auto' for a GPU if there is one, 'cpu', 'cuda', …
+    revision:str|None=None, # On the hub: branch, tag or commit
+    token:str|None=None # For private repositories; default: that of `hf auth login`
 ) -> Classifier: # With `info`, the content of `bundle.json`, and `path`
     "Load a classifier; raise `TweetnbError` for a bundle that is damaged, incomplete, unsafe or too new"
-    folder = Path(folder)
+    folder = _locate(folder, revision, token)
+    if _is_published(folder): return _load_published(folder, device)
     info = read_manifest(folder)
     kind = _kind(info)
     check_files(folder, info, kind.needs)
