@@ -59,8 +59,8 @@ def load(
     folder = Path(folder)
     info = read_manifest(folder)
     kind = _kind(info)
-    check_files(folder, info, kind.needs)
     try:
+        check_files(folder, info, kind.needs)
         cleaner = Cleaner.from_dict(info['cleaner'])
         if kind is Ensemble: res = _load_ensemble(folder, info, device)
         elif kind is LinearClassifier: res = kind.from_folder(folder, info, cleaner)
