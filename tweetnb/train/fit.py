@@ -138,7 +138,7 @@ def make_tokenizer(self:Config,
             raise TweetnbError('pretrained tokens need a pretrained model', remedy='Set `pretrained`.')
         is_bundle = (Path(self.pretrained)/'bundle.json').is_file()
         return (TweetTokenizer.load if is_bundle else TweetTokenizer.pretrained)(self.pretrained)
-    if self.tokens in ('word', 'char'):
+    if self.tokens in ('word', 'chars'):
         make = TweetTokenizer.word if self.tokens == 'word' else TweetTokenizer.char
         return make(texts, min_freq=self.min_freq, max_vocab=self.vocab)
     if self.tokens not in ('bpe', 'wordpiece', 'unigram'):
