@@ -8,7 +8,8 @@ from http.client import HTTPConnection
 import numpy as np
 import pytest
 
-pytest.importorskip('fastapi', reason="needs the extra 'serve'"); pytest.importorskip('uvicorn', reason="needs the extra 'serve'")
+pytest.importorskip('fastapi', reason="needs the extra 'serve'")
+pytest.importorskip('uvicorn', reason="needs the extra 'serve'")
 
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.ship.bundle import load
@@ -50,16 +51,18 @@ class Service:
 
 
 def ask(port, method, path, body=None, **headers):
-    "One request on a connection of its own: status, headers, body"
+    "One request on a connection of its own: status, headers, body; a body that is not bytes is sent as JSON"
+    if body is not None and not isinstance(body, bytes):
+        body, headers = json.dumps(body), {'Content-Type': 'application/json', **headers}
     con = HTTPConnection('127.0.0.1', port, timeout=30)
     try:
-        con.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body), headers)
+        con.request(method, path, body, headers)
         res = con.getresponse()
         return res.status, dict(res.getheaders()), res.read()
     finally: con.close()
 
 
-def predict(port, texts): return ask(port, 'POST', '/predict', {'texts': texts}, **{'Content-Type': 'application/json'})
+def predict(port, texts): return ask(port, 'POST', '/predict', {'texts': texts})
 
 
 @pytest.fixture(scope='module')
@@ -101,8 +104,9 @@ def test_many_clients_get_their_own_answers(service, moods):
 
 
 @pytest.mark.parametrize('body,status', [
-    (b'', 422), (b'{', 400), (b'not JSON', 400), (b'[]', 422), (b'{"texts": null}', 422), (b'{"texts": []}', 422), (b'{"texts": [1]}', 422), (b'{"texts": ["a"], "more": 1}', 422),
-    (b'\xff\xfe', 400), (b'{"texts": ["\xe9"]}', 400), (b'{"texts": ["\\ud800"]}', 422), (b'['*90_000, 400), (b'{"texts": ["' + b'a'*1001 + b'"]}', 422),
+    (b'{', 400), (b'not JSON', 400), (b'\xff\xfe', 400), (b'{"texts": ["\xe9"]}', 400), (b'['*90_000, 400),
+    (b'', 422), (b'[]', 422), (b'{"texts": null}', 422), (b'{"texts": []}', 422), (b'{"texts": [1]}', 422),
+    (b'{"texts": ["a"], "more": 1}', 422), (b'{"texts": ["\\ud800"]}', 422), (b'{"texts": ["' + b'a'*1001 + b'"]}', 422),
     (b'{"texts": [' + b'"a",'*200 + b'"a"]}', 422), (b'a'*100_001, 413)])
 def test_wrong_bodies(service, body, status):
     got, headers, said = ask(service.port, 'POST', '/predict', body, **{'Content-Type': 'application/json'})
@@ -127,7 +131,8 @@ _head = b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\
 
 def test_chunked_body_over_the_limit(service):
     chunk = b'4000\r\n' + b'a'*0x4000 + b'\r\n'
-    said = raw(service.port, _head + b'Transfer-Encoding: chunked\r\n\r\n', *[chunk]*8)      # never ends, never says how long
+    endless = _head + b'Transfer-Encoding: chunked\r\n\r\n'                          # and of no announced length
+    said = raw(service.port, endless, *[chunk]*8)
     assert said.startswith('HTTP/1.1 413') and 'connection: close' in said.lower()
 
 
@@ -138,7 +143,8 @@ def test_announced_body_over_the_limit(service):
 
 def test_slow_and_broken_bodies(service):
     assert raw(service.port, _head + b'Content-Length: 100\r\n\r\n{"te').startswith('HTTP/1.1 408')
-    with socket.create_connection(('127.0.0.1', service.port)) as s: s.sendall(_head + b'Content-Length: 100\r\n\r\n{"te')     # and gone
+    with socket.create_connection(('127.0.0.1', service.port)) as s:                # gone before the end
+        s.sendall(_head + b'Content-Length: 100\r\n\r\n{"te')
     assert predict(service.port, ['still here'])[0] == 200
 
 
@@ -187,7 +193,7 @@ def test_headers_of_limited_size(service):
 def test_shape_of_hugging_face(service, moods):
     huggingface_hub = pytest.importorskip('huggingface_hub')
     texts = ['what a lovely day', 'the bus is late']
-    status, _, body = ask(service.port, 'POST', '/', {'inputs': texts, 'parameters': {'top_k': 2}}, **{'Content-Type': 'application/json'})
+    status, _, body = ask(service.port, 'POST', '/', {'inputs': texts, 'parameters': {'top_k': 2}})
     assert status == 200
     probs = load(moods).predict_proba(texts)
     for row, (_, expected) in zip(json.loads(body), probs.iterrows()):
@@ -198,29 +204,31 @@ def test_shape_of_hugging_face(service, moods):
             "found = InferenceClient(sys.argv[1], token='x').text_classification('what a lovely day', top_k=1); "
             "print(found[0].label, found[0].score)")
     env = {**os.environ, 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1'}
-    res = subprocess.run([sys.executable, '-c', code, f'http://127.0.0.1:{service.port}'], capture_output=True, text=True, env=env)
+    command = [sys.executable, '-c', code, f'http://127.0.0.1:{service.port}']
+    res = subprocess.run(command, capture_output=True, text=True, env=env)
     label, score = res.stdout.split()
     assert label == probs.iloc[0].idxmax() and abs(float(score) - probs.iloc[0].max()) < 1e-5
 
 
 def test_api_key_and_request_ids(moods, service):
     it = Service(moods, env={'TWEETNB_API_KEY': 'open sesame'})
-    body = {'texts': ['hello']}
-    def status(key, path='/predict', **headers):
+    def request(key, path='/predict', **headers):
         if key is not None: headers['Authorization'] = key
-        return ask(it.port, 'POST', path, body if path == '/predict' else {'inputs': 'hello'}, **{'Content-Type': 'application/json'}, **headers)
-    for wrong in None, '', 'Bearer', 'Bearer ', 'Bearer open', 'Bearer open sesame!', 'Basic open sesame', 'open sesame', 'Bearer \xe9':
-        code, headers, said = status(wrong)
+        body = {'texts': ['hello']} if path == '/predict' else {'inputs': 'hello'}
+        return ask(it.port, 'POST', path, body, **headers)
+    for wrong in (None, '', 'Bearer', 'Bearer ', 'Bearer open', 'Bearer open sesame!', 'Basic open sesame', 'open sesame',
+                  'Bearer \xe9'):
+        code, headers, said = request(wrong)
         assert code == 401 and headers['www-authenticate'] == 'Bearer' and b'open sesame' not in said
         assert len(headers['x-request-id']) == 32
-    assert status('Bearer open sesame')[0] == status('bearer open sesame', '/')[0] == 200
+    assert request('Bearer open sesame')[0] == request('bearer open sesame', '/')[0] == 200
     assert ask(it.port, 'GET', '/health')[0] == 200 and ask(it.port, 'GET', '/metrics')[0] == 401
     assert ask(it.port, 'GET', '/openapi.json')[0] == ask(it.port, 'GET', '/nowhere')[0] == 401
     assert ask(it.port, 'POST', '/predict', b'a'*10_000_000)[0] == 401                # and nothing broke
-    ids = {status('Bearer open sesame')[1]['x-request-id'] for _ in range(5)}
+    ids = {request('Bearer open sesame')[1]['x-request-id'] for _ in range(5)}
     assert len(ids) == 5
     for given, kept in ('call-7', True), ('a b', False), ('x'*101, False), ('<b>', False):
-        assert (status('Bearer open sesame', **{'X-Request-ID': given})[1]['x-request-id'] == given) == kept
+        assert (request('Bearer open sesame', **{'X-Request-ID': given})[1]['x-request-id'] == given) == kept
     assert it.stop() == (0, '')
 
 
@@ -255,19 +263,21 @@ def test_a_queue_that_is_full(moods):
 
 
 def test_stop_under_load_loses_nothing(moods):
-    "Sixteen clients that never pause, half of them on one connection each; SIGTERM; each request that found an open door is answered 200"
+    "Sixteen clients that never pause, half of them on one connection each; SIGTERM; every accepted request is answered 200"
     slow = slower.format(.05)
     it = Service(moods, before=slow)
     done, lost, closed = [], [], threading.Event()
-    body = json.dumps({'texts': ['a tweet on its way']})
+    body, as_json = json.dumps({'texts': ['a tweet on its way']}), {'Content-Type': 'application/json'}
     def client(keep_alive):
         con = None
         while not closed.is_set():
             try:
-                if con is None: con = HTTPConnection('127.0.0.1', it.port, timeout=20); con.connect()
+                if con is None:
+                    con = HTTPConnection('127.0.0.1', it.port, timeout=20)
+                    con.connect()
             except OSError: return                                   # refused: not accepted, nothing lost
             try:
-                con.request('POST', '/predict', body, {'Content-Type': 'application/json', **({} if keep_alive else {'Connection': 'close'})})
+                con.request('POST', '/predict', body, as_json if keep_alive else {**as_json, 'Connection': 'close'})
                 res = con.getresponse()
                 (done if res.status == 200 and json.loads(res.read())['predictions'] else lost).append(res.status)
                 if res.will_close: con.close(); con = None
@@ -288,7 +298,9 @@ def test_port_in_use(moods, service):
 
 
 def test_importing_is_quick():
-    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.ship.serve; print([o for o in ("fastapi", "uvicorn", "streamlit") if o in sys.modules])'], capture_output=True, text=True)
+    heavy = 'torch', 'fastai', 'fastapi', 'uvicorn', 'streamlit'
+    code = f'import sys, tweetnb.ship.serve; print([o for o in {heavy} if o in sys.modules])'
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.stdout.strip() == '[]', res.stdout + res.stderr
 
 
@@ -364,7 +376,8 @@ def test_openapi_schema_holds(service, mode):
     statuses = set()
     for name, operation in operations.items():
         if mode == 'NEGATIVE' and 'POST' not in name: continue         # nothing to get wrong
-        @settings(max_examples=25 if 'POST' in name else 3, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+        @settings(max_examples=25 if 'POST' in name else 3, deadline=None, phases=[Phase.explicit, Phase.generate],
+                  suppress_health_check=list(HealthCheck), database=None)
         @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
         def check(case): statuses.add(case.call_and_validate().status_code)
         check()

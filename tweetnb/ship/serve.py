@@ -317,12 +317,13 @@ def make_server(
 def _schemas(max_texts, max_chars):
     "Declare requests, responses and errors"
     from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-    def whole(value): return int(value) if isinstance(value, float) and value.is_integer() else value
+    def whole(value): # 2.0 is an integer in JSON
+        return int(value) if isinstance(value, float) and value.is_integer() else value
     Text = Annotated[str, Field(max_length=max_chars)]
     Texts = Annotated[list[Text], Field(min_length=1, max_length=max_texts, examples=[['good morning!']])]
     class Strict(BaseModel): model_config = ConfigDict(extra='forbid', strict=True)
     class Tweets(Strict): texts: Texts
-    class Parameters(Strict): top_k: Annotated[int, BeforeValidator(whole), Field(ge=1)]|None = None   # 2.0 is 2 in JSON
+    class Parameters(Strict): top_k: Annotated[int, Field(ge=1), BeforeValidator(whole)]|None = None
     class Inputs(Strict):
         inputs: Text|Texts
         parameters: Parameters = Parameters()
