@@ -239,7 +239,8 @@ class RequestMiddleware:
 
     async def __call__(self, scope:dict, receive:Callable, send:Callable):
         if scope['type'] != 'http': return await self.app(scope, receive, send)
-        path,headers,start,status = scope['path'], dict(scope['headers']), time.perf_counter(), None
+        start,status = time.perf_counter(), None
+        path,headers = scope['path'], dict(scope['headers'])
         request_id = headers.get(b'x-request-id', b'')
         if not re.fullmatch(rb'[\w.:-]{1,100}', request_id): request_id = uuid.uuid4().hex.encode()
 
