@@ -9,18 +9,24 @@ ini = ConfigParser(delimiters=['='])
 ini.read(here/'settings.ini', encoding='utf-8')
 cfg = ini['DEFAULT']
 
-licenses = {'apache2': ('Apache-2.0', 'OSI Approved :: Apache Software License')}
-statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature', '7 - Inactive']
+licenses = {'apache2': 'Apache-2.0'}
+statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Production/Stable', '6 - Mature',
+            '7 - Inactive']
 extras = {name: cfg[f'{name}_requirements'].split() for name in cfg['extras'].split()}
+pythons = [f'Programming Language :: Python :: {o}' for o in ('3', *cfg['pythons'].split())]
+url,name = cfg['git_url'],cfg['lib_name']
+package = cfg['lib_path']
 extras['dev'] = cfg['dev_requirements'].split() + sum((extras[name] for name in extras if name != 'tpu'), [])
 
 setup(
-    name=cfg['lib_name'], version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
+    name=name, version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
     long_description=(here/'README.md').read_text(encoding='utf-8'), long_description_content_type='text/markdown',
-    author=cfg['author'], author_email=cfg['author_email'], url=cfg['git_url'], license=licenses[cfg['license']][0],
+    author=cfg['author'], author_email=cfg['author_email'], url=url, license=licenses[cfg['license']],
     classifiers=[f"Development Status :: {statuses[int(cfg['status'])-1]}", f"Intended Audience :: {cfg['audience']}",
-                 f"Natural Language :: {cfg['language']}", f"Programming Language :: Python :: {cfg['min_python']}"],
-    packages=find_packages(include=[cfg['lib_path'], cfg['lib_path']+'.*']), package_data={cfg['lib_path']: ['sample/*', 'sample/*/*']},
+                 f"Natural Language :: {cfg['language']}", 'Typing :: Typed', *pythons],
+    packages=find_packages(include=[package, f'{package}.*']),
+    package_data={package: ['py.typed', 'encoder/*', 'sample/*', 'sample/*/*']},
+    project_urls={'Changelog': f"{url}/blob/{cfg['branch']}/CHANGELOG.md", 'Issues': f'{url}/issues'},
     python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
-    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f"{cfg['lib_name']}={cfg['lib_path']}._modidx:d"]},
+    entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{name}={package}._modidx:d']},
     zip_safe=False)
