@@ -2,10 +2,7 @@
 # Fail if exporting, cleaning or making the README changes anything: notebooks, modules and README are then out of step.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-state() {
-    find nbs tweetnb README* -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' \
-        -not -path '*/runs/*' -print0 | sort -z | xargs -0 sha256sum
-}
+state() { find nbs tweetnb README.md README_files -type f -not -path '*/__pycache__/*' -not -path '*/.ipynb_checkpoints/*' -not -path '*/runs/*' -print0 2>/dev/null | sort -z | xargs -0 sha256sum; }
 before=$(state)
 nbdev_export
 nbdev_clean
