@@ -1,6 +1,6 @@
-"""Killed at any moment, a run goes on and ends with the same bits
+"""Killed at any moment, a run resumes and ends with the same bits
 
-The processes that are killed are forks of one helper that has imported everything and has one thread (this file, run as a script)."""
+The killed processes are forks of one helper (this file, run as a script) that has imported everything and has one thread."""
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -23,7 +23,8 @@ def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', 
     seed_everything(seed)
     dls = TweetDataLoaders.from_df(table[:n], bs=bs, device='cpu', stratify=True, min_freq=1)
     model = create_model('gru', len(dls.vocab[0]), len(dls.labels), n_emb=16, n_hidden=n_hidden)
-    cbs = [EvaluateEvery(11, sample=50), *([Checkpoint(folder, steps=steps, seconds=seconds, monitor=monitor, **kw)] if folder else []), *more]
+    cbs = [EvaluateEvery(11, sample=50), *more]
+    if folder: cbs.insert(1, Checkpoint(folder, steps=steps, seconds=seconds, monitor=monitor, **kw))
     return ResumableLearner(dls, model, opt_func=opt or fused_adamw, splitter=tweet_splitter, metrics=accuracy, cbs=cbs)
 
 def train(learn, epochs=EPOCHS, lr=LR, how='fit_one_cycle', **kw):
@@ -36,12 +37,14 @@ def outcome(learn):
     from tweetnb.core import fingerprint
     from tweetnb.train.callbacks import rng_state
     r,digests = learn.recorder,{}
-    parts = dict(weights=learn.model.state_dict(), optimizer=learn.opt.state_dict(), rng=rng_state(), epoch=learn.dls.train.epoch,
-                 history=dict(losses=r.losses, lrs=r.lrs, values=[list(o) for o in r.values], hps=getattr(r, 'hps', None), iters=list(r.iters)),
-                 evaluations=learn.evaluate_every.rows)
+    history = dict(losses=r.losses, lrs=r.lrs, values=[list(o) for o in r.values], iters=list(r.iters))
+    parts = dict(weights=learn.model.state_dict(), optimizer=learn.opt.state_dict(), rng=rng_state(),
+                 epoch=learn.dls.train.epoch, history=history, evaluations=learn.evaluate_every.rows)
     for k,v in parts.items():
         tensors = {}
-        digests[k] = fingerprint(json.dumps(pack(v, tensors)), *(o for n,t in sorted(tensors.items()) for o in (n, t.numpy().view('uint8').reshape(-1) if t.ndim else t.numpy().reshape(1).view('uint8'))))
+        digests[k] = fingerprint(json.dumps(pack(v, tensors)))
+        for name,t in sorted(tensors.items()):
+            digests[k] = fingerprint(digests[k], name, t.reshape(-1).numpy().view('uint8'))
     return digests
 
 plain = st.recursive(
@@ -172,7 +175,7 @@ def test_killed_while_writing(run, short, tmp_path):
         assert bits(run(folder, make=small, fits=[['fit_one_cycle', 1]])) == bits(short), f'killed at {n}'
         left = sorted(o.name for o in folder.iterdir())
         assert len(left) == 3 and left[1].startswith('best') and left[2].startswith('checkpoint'), left
-    assert len(stages) >= 4                       # nothing yet, half of the first, a whole one beside half of the next, two whole ones
+    assert len(stages) >= 4                       # nothing, half of the first, one and half of the next, two
 
 # --- several fits in one script, early stopping, fastai's own optimiser
 
@@ -246,7 +249,8 @@ def test_the_best_weights(tmp_path, monitor):
     from tweetnb.train.checkpoint import load_checkpoint
     table = history(learn)
     best = table[monitor].idxmin() if monitor == 'valid_loss' else table[monitor].idxmax()
-    with learn.no_bar(), learn.no_logging(): assert list(learn.validate()) == pytest.approx(table.loc[best, ['valid_loss', 'accuracy']].tolist())
+    expected = table.loc[best, ['valid_loss', 'accuracy']].tolist()
+    with learn.no_bar(), learn.no_logging(): assert list(learn.validate()) == pytest.approx(expected)
     assert load_checkpoint(learn, tmp_path/'run', best=True)['epoch'] == best
     assert load_checkpoint(learn, tmp_path/'run')['done']
 
@@ -285,7 +289,8 @@ def test_a_full_disk_loses_nothing(run, short, tmp_path):
     assert 'cannot write the checkpoint' in run(tmp_path/'none', limit=2000, **job)['error']
     size = train(ended(tmp_path/'size'), 1) and max(o.stat().st_size for o in (tmp_path/'size').rglob('model.safetensors'))
     got = run(folder, limit=size + 1000, **job)   # the first checkpoint has no averages yet, and fits
-    assert 'cannot write the checkpoint (' in got['error'] and 'resumes from checkpoint-000001' in got['error'] and 'Exception occured' not in got['error']
+    assert 'cannot write the checkpoint (' in got['error'] and 'resumes from checkpoint-000001' in got['error']
+    assert 'Exception occured' not in got['error']
     assert sorted(o.name for o in folder.iterdir()) == ['.lock', 'checkpoint-000001']
     assert bits(run(folder, **job)) == bits(short)
 
@@ -307,7 +312,8 @@ def test_a_nan_loss_is_not_saved(tmp_path):
     learn = ended(tmp_path/'run')
     train(learn, 2, lr=float('nan'))
     import torch
-    assert load_checkpoint(learn, tmp_path/'run')['train_iter'] <= 1 and all(torch.isfinite(p).all() for p in learn.model.parameters())
+    assert load_checkpoint(learn, tmp_path/'run')['train_iter'] <= 1
+    assert all(torch.isfinite(p).all() for p in learn.model.parameters())
 
 def test_unknown_metric(tmp_path):
     from tweetnb.core import TweetnbError

@@ -21,7 +21,8 @@ def together(tmp_path_factory):
     out = tmp_path_factory.mktemp('two')
     (out/'script.py').write_text(SCRIPT)
     launch(out/'script.py', 'experiments', out, processes=2)
-    return [(json.loads((out/f'experiments{r}.json').read_text()), load_file(out/f'experiments{r}.safetensors')) for r in range(2)]
+    files = [out/f'experiments{r}' for r in range(2)]
+    return [(json.loads(o.with_suffix('.json').read_text()), load_file(o.with_suffix('.safetensors'))) for o in files]
 
 @pytest.fixture(scope='module')
 def single(): return alone('experiments')()
@@ -61,12 +62,13 @@ def test_every_row_once_and_in_order_everywhere(together, single, what):
 def test_scores_and_reports(together, single):
     for rank,(res,_) in enumerate(together):
         assert res['scores'] == single[0]['scores'] and res['rank'] == rank
-        assert res['describe']['processes'] == 2 and res['describe']['backend'] == 'gloo' and res['describe']['nodes'] == 1
+        assert res['describe'].items() >= dict(processes=2, backend='gloo', nodes=1).items()
 
 def test_each_process_has_its_share_of_every_class(together):
     hands = [np.array(res['hands']) for res,_ in together]
     assert hands[0].shape == hands[1].shape == (10, 3)
-    assert np.ptp(np.concatenate(hands), axis=0).max() <= 1 and (hands[0] + hands[1]).sum() == 317 - 46      # 46 have no label
+    assert np.ptp(np.concatenate(hands), axis=0).max() <= 1
+    assert (hands[0] + hands[1]).sum() == 317 - 46              # 46 have no label
 
 def test_only_the_first_process_is_heard(together):
     assert [res['shown'] for res,_ in together] == [True, False]
@@ -76,8 +78,9 @@ def test_only_the_first_process_is_heard(together):
 def test_a_killed_process_ends_the_run_and_the_run_resumes(tmp_path):
     (tmp_path/'script.py').write_text(SCRIPT)
     started = time.monotonic()
-    with pytest.raises(TweetnbError, match='process 1 failed: was killed by SIGKILL.*resumed'): launch(tmp_path/'script.py', 'killed', tmp_path, 'die')
-    assert time.monotonic() - started < 60                     # start and imports included
+    with pytest.raises(TweetnbError, match='process 1 failed: was killed by SIGKILL.*resumed'):
+        launch(tmp_path/'script.py', 'killed', tmp_path, 'die')
+    assert time.monotonic() - started < 300                    # not after the 600 s for which a process waits for another
     assert [p.name for p in tmp_path.glob('run/checkpoint-*')] and not list(tmp_path.glob('*.json'))
     launch(tmp_path/'script.py', 'killed', tmp_path, 'live')
     learn = alone('make')()
@@ -124,7 +127,8 @@ def test_a_batch_that_does_not_divide(monkeypatch):
     monkeypatch.setenv('RANK', '0'); monkeypatch.setenv('WORLD_SIZE', '3')
     dls = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'))[:100], bs=32)
     with pytest.raises(TweetnbError, match='32 tweets cannot be divided among 3.*multiple of 3'): runner('ddp').place(dls)
-    placed = runner('ddp').place(TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'))[:100], bs=30, val_bs=50))
+    other = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'))[:100], bs=30, val_bs=50)
+    placed = runner('ddp').place(other)
     assert (placed.train.bs, placed.valid.bs) == (10, 17) and runner('ddp').place(placed).train.bs == 10
 
 def test_weights_of_rows():
@@ -136,12 +140,14 @@ def test_which_process_is_blamed(tmp_path):
     def log(name, text): (tmp_path/name).write_text(text); return str(tmp_path/name)
     lost = log('lost', '[rank0]: RuntimeError: [../gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:31')
     own = log('own', 'Traceback\n[rank1]: ValueError: bad tweet\n[W1121 07:00 warning.cpp:1] Warning: never destroyed\n')
-    assert first_failure([dict(rank=0, code=1, log=lost), dict(rank=1, code=1, log=own)]) == 'process 1 failed: ValueError: bad tweet'
-    assert first_failure([dict(rank=0, code=1, log=lost), dict(rank=3, code=-11, log='')]).endswith('process 3 failed: was killed by SIGSEGV')
+    first = dict(rank=0, code=1, log=lost)
+    assert first_failure([first, dict(rank=1, code=1, log=own)]) == 'process 1 failed: ValueError: bad tweet'
+    assert first_failure([first, dict(rank=3, code=-11, log='')]) == 'process 3 failed: was killed by SIGSEGV'
     assert 'ended with code 7' in first_failure([dict(rank=2, code=7, log='')])
 
 def test_threads_and_environment_of_children(tmp_path, capfd):
-    launch("import os, sys\nprint(os.environ['USE_TORCH_XLA'], os.environ['TWEETNB_RUNNER'], os.environ['WORLD_SIZE'], *sys.argv[1:])", 'a', 7, processes=1)
+    script = "import os, sys\nprint(*(os.environ[o] for o in ('USE_TORCH_XLA', 'TWEETNB_RUNNER', 'WORLD_SIZE')), *sys.argv[1:])"
+    launch(script, 'a', 7, processes=1)
     assert capfd.readouterr().out.split() == ['0', 'ddp', '1', 'a', '7']
 
 def test_the_command_line_in_several_processes(monkeypatch, capfd):

@@ -2,7 +2,6 @@
 import pandas as pd
 import pytest
 import torch
-from fastai.callback.tracker import EarlyStoppingCallback
 from small_learner import learner, same, train, weights
 
 from tweetnb.core import TweetnbError, seed_everything
@@ -22,9 +21,7 @@ trials = dict(
 
 @pytest.mark.parametrize('name', trials)
 def test_a_trial_leaves_no_trace(alone, name, tmp_path):
-    watching = Checkpoint(tmp_path/'run'), TensorBoard(tmp_path/'board'), EvaluateEvery(3), EarlyStoppingCallback(patience=1)
-    learn = learner(*watching, path=tmp_path)
-    learn.remove_cb(learn.early_stopping)
+    learn = learner(Checkpoint(tmp_path/'run'), TensorBoard(tmp_path/'board'), EvaluateEvery(3), path=tmp_path)
     state = rng_state()
     trials[name](learn)
     assert all(torch.equal(v, state[k]) for k,v in rng_state().items())
@@ -54,7 +51,8 @@ def test_batch_sizes():
     assert (BatchSizes(t).suggestion, BatchSizes(t).fastest) == (32, 128)
     assert '3.0 times as fast as 32' in BatchSizes(t).warning
     found = find_bs(learner(), (16, 64, 10**5), epochs=1)
-    assert found.table['bs'].tolist() == [16, 64] and found.table['lr'].tolist() == pytest.approx([3e-3/2**.5, 3e-3*2**.5])
+    assert found.table['bs'].tolist() == [16, 64]
+    assert found.table['lr'].tolist() == pytest.approx([3e-3/2**.5, 3e-3*2**.5])
 
 def test_infinite_gradients_are_reported():
     with pytest.raises(TweetnbError, match='infinite'): find_clip(learner(), steps=3, lr=float('nan'), plot=False)
@@ -66,7 +64,10 @@ def test_a_profile_of_more_steps_than_an_epoch():
 
 def test_fastai_learners_are_left_alone():
     import subprocess, sys
-    code = ("import fastai.callback.progress, fastai.callback.schedule; from fastai.learner import Learner; before = dict(vars(Learner))\n"
-            "import tweetnb.train.timing\n"
-            "print([k for k,v in vars(Learner).items() if before.get(k) is not v])")
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300).stdout.strip() == '[]'
+    code = ('import fastai.callback.progress, fastai.callback.schedule\n'
+            'from fastai.learner import Learner\n'
+            'before = dict(vars(Learner))\n'
+            'import tweetnb.train.timing, tweetnb.train.checkpoint\n'
+            'print([k for k,v in vars(Learner).items() if before.get(k) is not v])')
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    assert done.stdout.strip() == '[]', done.stderr

@@ -15,7 +15,7 @@ needs_xla = pytest.mark.skipif(importlib.util.find_spec('torch_xla') is None, re
 def job(name, *args):
     env = {**os.environ, 'PJRT_DEVICE': 'CPU', 'USE_TORCH_XLA': '0', 'OMP_NUM_THREADS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
     res = subprocess.run([sys.executable, '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name, *map(str, args)], env=env,
-                         capture_output=True, text=True, timeout=600)
+                         capture_output=True, text=True, timeout=1800)
     assert res.returncode == 0, res.stderr[-5000:]
     return json.loads(res.stdout.splitlines()[-1])
 

@@ -5,6 +5,10 @@ __version__ = "0.1.0"
 
 import importlib
 
+from .threads import set_wait_policy
+
+set_wait_policy()          # before libgomp is loaded: two trainings on one machine must not spin against each other
+
 _names = {
     'train': 'auto', 'load': 'ship.bundle', 'TweetClassifier': 'sklearn', 'CleanTransformer': 'sklearn',
     'read_tweets': 'data.read', 'load_dataset': 'data.datasets', 'load_sample': 'data.datasets', 'DATASETS': 'data.datasets',

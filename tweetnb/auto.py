@@ -8,7 +8,6 @@ __all__ = ['make_splits', 'Candidate', 'ladder', 'plan_epochs', 'fit_to_time', '
 # %% ../nbs/56_auto.ipynb #54cea05a
 import math, time
 from dataclasses import dataclass, replace
-from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -70,8 +69,8 @@ def ladder(
 ) -> list: # Cheapest first
     "List the candidates"
     weight = dict(cleaner=cleaner)
-    found = [Candidate('TF-IDF', default_config('tfidf', params=dict(chars=True), **weight)),
-             Candidate('n-grams', default_config('ngram', **weight), 'steps')]
+    found = [Candidate('TF-IDF', default_config('tfidf', params=dict(chars=True, C=(1., 3., 10.)), **weight)),
+             Candidate('n-grams', default_config('ngram', **weight))]
     if packaged:
         start = dict(pretrained=packaged, tokens='pretrained', **weight)
         found.append(Candidate('tweet encoder, linear head', default_config('subword', probe='only', **start), 'probe'))
@@ -83,7 +82,7 @@ def ladder(
     return found
 
 # %% ../nbs/56_auto.ipynb #8b1884a8
-_aims = dict(ngram=(5, 20, 1500), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
+_aims = dict(ngram=(5, 30, 3000), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
 
 def plan_epochs(
     model:str, # 'ngram', 'subword' or 'bert'
@@ -182,15 +181,9 @@ def _try(search, config):
 
 def _folds(search): return len(set(search.train['fold'])) + 1 if search.cross else 1
 
-def _variants(search, candidate):
-    "Configurations of one candidate, the first to be tried first"
-    config = candidate.config
-    if config.model == 'tfidf':
-        weights = (None, 'balanced') if search.metric.startswith(('macro', 'f1')) else (None,)
-        options = product(weights, (3., 10.))
-        return [replace(config, class_weight=w, params={**config.params, 'C': C}) for w,C in options]
-    weighted = search.metric.startswith(('macro', 'f1'))
-    return [replace(config, class_weight='balanced') if weighted else config]
+def _for_metric(config, metric):
+    "A configuration that suits a metric: metrics of labels want rare ones weighed up"
+    return replace(config, class_weight='balanced') if metric.startswith(('macro', 'f1')) else config
 
 # %% ../nbs/56_auto.ipynb #00e4600e
 def _per_tweet(search, config):
@@ -204,6 +197,7 @@ def _predicted(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds,left = len(search.train), _folds(search), search.left - reserve
     if candidate.cost == 'linear':
+        if config.model == 'ngram': config = replace(config, epochs=plan_epochs('ngram', math.ceil(n/config.bs)))
         return (config, None) if left > 0 else (None, 'no time left')
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':
@@ -219,31 +213,23 @@ def try_candidate(
     reserve:float=0. # Seconds to keep for what comes after
 ):
     "Try one candidate; a failure is a row of the table and no more"
-    start,best = time.perf_counter(), None
+    start = time.perf_counter()
+    def skip(why): search.add(candidate.name, math.nan, time.perf_counter() - start, why)
     try:
-        for config in _variants(search, candidate):
-            if best is not None and search.left < reserve + 1.2*(time.perf_counter() - start): break
-            config,reason = _predicted(search, candidate, config, reserve)
-            if config is None:
-                search.add(candidate.name, math.nan, time.perf_counter() - start, f'skipped: {reason}')
-                return
-            classifier,probs = _try(search, config)
-            score = search.score(probs)
-            if best is None or score > best[0]: best = score, classifier, probs, config
+        config,reason = _predicted(search, candidate, _for_metric(candidate.config, search.metric), reserve)
+        if config is None: return skip(f'skipped: {reason}')
+        classifier,probs = _try(search, config)
+        score = search.score(probs)
     except (TweetnbError, RuntimeError, MemoryError, OSError, ValueError) as e:
-        if best is None:
-            why = str(e).partition('\n')[0]
-            search.add(candidate.name, math.nan, time.perf_counter() - start, f'failed: {why}')
-            return
-    score,classifier,probs,config = best
+        why = str(e).partition('\n')[0]
+        return skip(f'failed: {why}')
     search.found[candidate.name] = classifier, probs, config
     search.add(candidate.name, score, time.perf_counter() - start, _describe(config, len(search.train)))
 
 def _describe(config, n):
     "What is particular about a configuration"
     parts = []
-    if config.model == 'tfidf': parts.append(f"C={config.params['C']:g}")
-    elif config.probe != 'only': parts.append(f'{config.epochs} epochs')
+    if config.model != 'tfidf' and config.probe != 'only': parts.append(f'{config.epochs} epochs')
     if config.limit: parts.append(f'on {config.limit:,} of {n:,} tweets')
     if config.class_weight: parts.append('rare labels weighed up')
     return ', '.join(parts)

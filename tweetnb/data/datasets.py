@@ -19,7 +19,6 @@ from filelock import FileLock
 from ..core import TweetnbError, atomic_path, cache_path, data_path, fingerprint, progress, sample_path
 from .read import _common_order, iter_tweets, read_tweets
 from .split import drop_leaks, split_tweets
-from .textio import similar_names
 
 # %% ../../nbs/08_datasets.ipynb #0f6d4fff
 class DownloadError(TweetnbError):
@@ -209,15 +208,21 @@ def unpack(
 ) -> Path: # `dest`
     "Unpack an archive of plain files; nothing in it can land outside `dest` or fill the disk"
     archive,dest = Path(archive),Path(dest)
+    tmp = dest.with_name(f'.{dest.name}.{os.getpid()}')
+    with _writing(tmp): tmp.mkdir(parents=True, exist_ok=True)
     try:
         if most is None: most = (100 << 20) + 30*archive.stat().st_size
-        with atomic_path(dest, folder=True) as tmp, progress(desc=f'unpack {archive.name}', unit='B') as bar:
-            left = most
+        left = most
+        with progress(desc=f'unpack {archive.name}', unit='B') as bar:
             for name,f in _members(archive):
                 left -= _copy(f, _inside(tmp, name), left)
                 bar.update(most - left - bar.n)
+        if hasattr(os, 'sync'): os.sync()                                   # once: one by one takes minutes for 100,000
+        if dest.exists(): shutil.rmtree(dest)
+        os.replace(tmp, dest)
     except _BROKEN as e:
         raise TweetnbError(f'cannot be unpacked ({e})', path=archive, remedy='Delete it and download it again.') from e
+    finally: shutil.rmtree(tmp, ignore_errors=True)
     return dest
 
 # %% ../../nbs/08_datasets.ipynb #6a5bcfce
@@ -487,9 +492,11 @@ def _look_in(entry, place, itself=True):
     if place.is_file(): return _files_in(entry, _unpacked(entry, place))
     found = _files_in(entry, place, itself)
     if found: return found
-    for folder in [place, *(place/name for name in entry.folders or (entry.name,))]:
-        for name in _archive_names(entry):
-            if (folder/name).is_file() and (found := _files_in(entry, _unpacked(entry, folder/name))): return found
+    folders = [place/name for name in entry.folders or (entry.name,)]
+    archives = [folder/name for folder in [place, *folders] for name in _archive_names(entry)]
+    for archive in archives:
+        if not archive.is_file() or archive == place/'archive.zip' and not itself: continue
+        if found := _files_in(entry, _unpacked(entry, archive)): return found
 
 # %% ../../nbs/08_datasets.ipynb #c237628f
 KAGGLE_INPUT = Path('/kaggle/input')

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['tfidf_features', 'vectorizers', 'LinearClassifier']
 
-# %% ../../nbs/26_linear.ipynb #1915d804
+# %% ../../nbs/26_linear.ipynb #65cbac3e
 import json, re
 from collections import Counter
 from contextlib import contextmanager
@@ -16,8 +16,10 @@ import pandas as pd
 from fastcore.basics import patch
 from safetensors.numpy import load_file
 from scipy.sparse import hstack
+from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
 
@@ -26,7 +28,7 @@ from ..data.clean import Cleaner
 from .attribution import Attribution, Attributions, label_positions
 from .classifier import Classifier, as_texts
 
-# %% ../../nbs/26_linear.ipynb #ddb0510c
+# %% ../../nbs/26_linear.ipynb #fb5441bf
 def tfidf_features(
     chars:bool=False, # Character sequences as well as words?
     min_df:int=2 # Leave out features seen in fewer tweets
@@ -35,7 +37,8 @@ def tfidf_features(
     settings = dict(sublinear_tf=True, min_df=min_df, dtype=np.float32)
     words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r'\w+|[^\w\s]', **settings)
     if not chars: return words
-    return FeatureUnion([('words', words), ('chars', TfidfVectorizer(analyzer='char_wb', ngram_range=(2, 5), **settings))])
+    inside = TfidfVectorizer(analyzer='char_wb', ngram_range=(2, 5), **settings)
+    return FeatureUnion([('words', words), ('chars', inside)])
 
 def vectorizers(
     features:TfidfVectorizer|FeatureUnion # From `tfidf_features`
@@ -44,7 +47,7 @@ def vectorizers(
     if not isinstance(features, FeatureUnion): return [features]
     return [o for _,o in features.transformer_list]
 
-# %% ../../nbs/26_linear.ipynb #5b28c8d0
+# %% ../../nbs/26_linear.ipynb #2077bbdf
 _most_labels = 100 # More go to naive Bayes
 
 @contextmanager
@@ -54,6 +57,17 @@ def _learning():
     except ValueError as e:
         remedy = 'Check texts and labels, for instance with tweetnb audit.'
         raise TweetnbError(f'the linear model cannot learn from these tweets ({e})', remedy=remedy) from e
+
+def _best_strength(model, strengths, X, y, rows=4000):
+    "Choose `C` by the macro-F1 of three folds of at most `rows` tweets"
+    some = np.random.default_rng(0).permutation(len(y))[:rows]
+    X,y = X[some], y[some]
+    folds = min(3, pd.Series(y).value_counts().min())
+    if folds < 2: return strengths[0]
+    cv = StratifiedKFold(folds, shuffle=True, random_state=0)
+    quick = {C: clone(model).set_params(C=C, tol=1e-3) for C in strengths}
+    scores = {C: cross_val_score(o, X, y, scoring='f1_macro', cv=cv).mean() for C,o in quick.items()}
+    return max(scores, key=scores.get)
 
 class LinearClassifier(Classifier):
     "TF-IDF and logistic regression, with the cleaning inside"
@@ -65,14 +79,15 @@ class LinearClassifier(Classifier):
         cleaner:Cleaner|None=None, # Cleans texts before they are counted
         chars:bool=False, # Character sequences as well as words?
         min_df:int=2, # Leave out features seen in fewer tweets
-        C:float=3., # Inverse strength of the regularisation
+        C:float|tuple=3., # Inverse strength of the regularisation; of several the best is chosen by cross-validation
         class_weight:str|dict|None=None, # 'balanced' to weigh rare labels up, or a weight for each label
         seed:int=42 # Seed of the solver
     ):
         self.cleaner = cleaner or Cleaner([])
         self.info = {}
         self.features = tfidf_features(chars, min_df)
-        self.model = LogisticRegression(C=C, max_iter=1000, random_state=seed, class_weight=class_weight)
+        self.strengths = (C,) if isinstance(C, (int, float)) else tuple(C)
+        self.model = LogisticRegression(C=self.strengths[0], max_iter=1000, random_state=seed, class_weight=class_weight)
 
     def fit(self,
         tweets:list|pd.Series|pd.DataFrame, # Training tweets
@@ -80,17 +95,19 @@ class LinearClassifier(Classifier):
         sample_weight:np.ndarray|None=None # A weight for each tweet, float [tweets]
     ) -> 'LinearClassifier': # Itself
         "Learn from labelled tweets; raise `TweetnbError` if there is nothing to learn"
-        texts,labels = self._clean(tweets), np.asarray(labels)
-        model = self.model if len(set(labels)) <= _most_labels else ComplementNB()
+        texts,y = self._clean(tweets), np.asarray(labels)
+        model = self.model if len(set(y)) <= _most_labels else ComplementNB()
+        with _learning():
+            X = self.features.fit_transform(texts)
+            if len(self.strengths) > 1 and model is self.model: model.C = _best_strength(model, self.strengths, X, y)
+            model.fit(X, y, sample_weight=sample_weight)
         self.pipe = make_pipeline(self.features, model)
-        weight = {f'{type(model).__name__.lower()}__sample_weight': sample_weight}
-        with _learning(): self.pipe.fit(texts, labels, **weight)
         return self
 
     def _clean(self, tweets): return self.cleaner.apply(as_texts(tweets).tolist())
     def _probs(self, texts, bs): return self.pipe.predict_proba(self.cleaner.apply(texts))
 
-# %% ../../nbs/26_linear.ipynb #585e4d4f
+# %% ../../nbs/26_linear.ipynb #32ca841c
 @patch
 def coefficients(self:LinearClassifier) -> np.ndarray: # float [labels, features]
     "Return a weight for each label and feature"
@@ -111,7 +128,7 @@ def parameters(self:LinearClassifier) -> int:
     "The number of learnt weights"
     return sum(v.size for k,v in self._state()[1].items() if not k.startswith('idf'))
 
-# %% ../../nbs/26_linear.ipynb #f0be6015
+# %% ../../nbs/26_linear.ipynb #b6fd5b0e
 def _distribute(places, part, n):
     "Divide the part of each feature evenly among its places, and among what lies in a place; float [n]"
     res = np.zeros(n)
@@ -141,7 +158,7 @@ def _char_parts(text, spans, vectorizer, part):
     weights = _distribute(places, part, len(text))
     return np.array([weights[start:end].sum() for start,end in spans])
 
-# %% ../../nbs/26_linear.ipynb #789e13fc
+# %% ../../nbs/26_linear.ipynb #dd5960a4
 def _explain_one(self, text, read, row, probs, k, coef):
     "Return the exact `Attribution` of one tweet"
     words,*chars = vectorizers(self.features)
@@ -178,7 +195,7 @@ def explain(self:LinearClassifier,
     best = np.where(wanted < 0, probs.argmax(1), wanted)
     return Attributions(_explain_one(self, *o, coef) for o in zip(texts, read, rows, probs, best))
 
-# %% ../../nbs/26_linear.ipynb #67c0597f
+# %% ../../nbs/26_linear.ipynb #5225c1cb
 _kinds = {'logistic': (LogisticRegression, dict(coef='coef_', intercept='intercept_')),
           'naive bayes': (ComplementNB, dict(feature_log_prob='feature_log_prob_', class_log_prior='class_log_prior_'))}
 
@@ -194,7 +211,7 @@ def _state(self:LinearClassifier):
         (folder/'features.json').write_text(text, encoding='utf-8')
     return dict(model=dict(arch=self.arch, kind=kind), max_len=None, widths=None), arrays, write
 
-# %% ../../nbs/26_linear.ipynb #bb560b3a
+# %% ../../nbs/26_linear.ipynb #0a76b3af
 def _with_parts(features, parts):
     "The same kind of features from other vectorizers"
     if len(parts) == 1: return parts[0]
@@ -227,7 +244,7 @@ def from_folder(cls:LinearClassifier, folder:Path, info:dict, cleaner:Cleaner) -
     names = json.loads((folder/'features.json').read_text(encoding='utf-8'))
     return _rebuild(load_file(folder/'model.safetensors'), info['model']['kind'], info['labels'], names, cleaner)
 
-# %% ../../nbs/26_linear.ipynb #268b961b
+# %% ../../nbs/26_linear.ipynb #0c2f61bf
 def _extended(old, new):
     "Join the features of a fitted vectorizer with those that only `new` has"
     names = new.get_feature_names_out()
@@ -245,7 +262,7 @@ def _check_earlier(earlier, features, labels):
         raise TweetnbError('one of the two linear models uses characters and the other does not',
                            remedy='Give both the same `chars` (--chars).')
 
-# %% ../../nbs/26_linear.ipynb #6b37aa42
+# %% ../../nbs/26_linear.ipynb #5e28371d
 @patch
 def fit_from(self:LinearClassifier,
     earlier:LinearClassifier, # Trained on other tweets, perhaps for other labels

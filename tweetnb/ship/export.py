@@ -30,7 +30,7 @@ from ..data.read import iter_tweets
 from ..models.recurrent import Pyramid, create_model
 
 # %% ../../nbs/31_export.ipynb #b63876f0
-_gates = {LSTM: ('LSTM', [0, 3, 1, 2]), GRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), RNN: ('RNN', [0])}   # ONNX has the gates in another order
+_gates = {LSTM: ('LSTM', [0, 3, 1, 2]), GRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), RNN: ('RNN', [0])}   # ONNX has the gates in another order
 
 def _activations(rnn, kind):
     act = getattr(rnn, 'activation', getattr(rnn, 'nonlinearity', 'tanh')).title()

@@ -250,8 +250,8 @@ class Logger(Callback):
             self.write('step/lr', float(self.opt.hypers[-1]['lr']), step)
         rows = getattr(getattr(self.learn, 'evaluate_every', None), 'rows', [])
         for row in rows[self.n_seen:]:
-            for name in row.keys() - {'step', 'epoch', 'set'}:
-                self.write(f"{row['set']}/{name}", row[name], row['step'])
+            for name,value in row.items():
+                if name not in ('step', 'epoch', 'set'): self.write(f"{row['set']}/{name}", value, row['step'])
         self.n_seen = len(rows)
 
     def after_epoch(self):

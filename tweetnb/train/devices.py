@@ -8,6 +8,7 @@ __all__ = ['runners', 'Runner', 'active_runner', 'best_runner', 'runner', 'Autoc
 
 # %% ../../nbs/40_devices.ipynb #e7803856
 import os
+from contextlib import nullcontext
 
 import torch
 from fastai.callback.core import Callback
@@ -18,8 +19,8 @@ from fastcore.basics import patch
 from torch import nn
 
 from ..core import TweetnbError
-from ..hardware import (bf16_unit, default_precision, peak_rss, precisions, resolve_device, resolve_name, synchronize,
-                              usable_cores)
+from ..hardware import bf16_unit, default_precision, peak_rss, precisions, resolve_device, resolve_name
+from ..hardware import synchronize, usable_cores
 from ..text.block import TweetDL
 
 # %% ../../nbs/40_devices.ipynb #ca8de70e
@@ -32,7 +33,7 @@ class Runner:
     rank = 0
     world_size = 1
     precisions = 'fp32','bf16'                         # those it supports
-    learner_class = None                               # a subclass of `Learner`, if this machine needs one
+    direct_events = True                               # may learners bypass the event dispatch of fastai?
 
     def __init__(self,
         precision:str='auto' # One of `precisions`, or 'auto' for the fastest

@@ -29,6 +29,7 @@ from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
 from ..models.linear import LinearClassifier
+from ..models.ngram import fit_ngram
 from ..models.recurrent import models
 from ..ship.bundle import combine, load
 from ..text.block import TweetDataLoaders
@@ -36,7 +37,7 @@ from ..text.tokens import TweetTokenizer
 from ..text.vectors import embedding_matrix
 from .devices import active_runner, runner
 from .learner import TweetLearner, default_lr, tweet_learner
-from .losses import tweet_loss
+from .losses import class_weights, tweet_loss
 from .probe import fit_head
 
 # %% ../../nbs/50_fit.ipynb #732b6110
@@ -67,7 +68,7 @@ class Config:
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
     'tfidf': dict(epochs=1),
-    'ngram': dict(epochs=5),
+    'ngram': dict(epochs=5, lr=.2),
     'subword': dict(tokens='wordpiece', vocab=12_000, epochs=4),
     'gru_attention': dict(params=dict(n_emb=128, n_hidden=128, n_last=64)),     # as published it takes hours
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
@@ -138,8 +139,8 @@ def make_tokenizer(self:Config,
             raise TweetnbError('pretrained tokens need a pretrained model', remedy='Set `pretrained`.')
         is_bundle = (Path(self.pretrained)/'bundle.json').is_file()
         return (TweetTokenizer.load if is_bundle else TweetTokenizer.pretrained)(self.pretrained)
-    if self.tokens in ('word', 'char'):
-        make = TweetTokenizer.word if self.tokens == 'word' else TweetTokenizer.char
+    if self.tokens in ('word', 'chars'):
+        make = TweetTokenizer.word if self.tokens == 'word' else TweetTokenizer.chars
         return make(texts, min_freq=self.min_freq, max_vocab=self.vocab)
     if self.tokens not in ('bpe', 'wordpiece', 'unigram'):
         raise TweetnbError(f'unknown tokens {self.tokens!r}',
@@ -174,11 +175,13 @@ def learner(self:Config,
         parts = [embedding_matrix(o, dls.tokenizer.vocab, seed=seed)[0] for o in found]
         params['vectors'] = torch.cat(parts, dim=1)
     if self.class_weight: kwargs = {'loss_func': tweet_loss(dls, weighted=True), **kwargs}
-    return tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=self.lr, **kwargs, **params)
+    lr = None if self.model == 'ngram' else self.lr             # `fit_ngram` has a rate of its own
+    return tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=lr, **kwargs, **params)
 
 # %% ../../nbs/50_fit.ipynb #32e8d5e8
 def _rates(config, learn):
     "The learning rate, or one for each group of parameters"
+    if config.model == 'ngram': return learn.lr
     if not config.head_lr: return config.lr
     if isinstance(learn.model, TransformerClassifier): return layer_lrs(learn.model, config.lr, 1., config.head_lr)
     groups = len(learn.opt.param_lists) if learn.opt else len(learn.splitter(learn.model))
@@ -332,12 +335,25 @@ def fit(
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
     start = time.perf_counter()
     rows = _training_rows(config, df, seed)
-    if config.model == 'tfidf':
-        classifier,learn = _fit_linear(config, rows, seed), None
+    learn = history = None
+    if config.model == 'tfidf': classifier = _fit_linear(config, rows, seed)
+    elif config.model == 'ngram' and not cbs and active_runner() is None: classifier,history = _fit_ngram(config, rows, seed)
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet)
     seconds = time.perf_counter() - start
-    history = learn.history() if learn else None
+    if learn: history = learn.history()
     return TrainResult(config, seed, classifier, df, seconds, history, learn)
+
+def _fit_ngram(config, df, seed):
+    "Train n-grams by their own fast loop; return the classifier and its history"
+    dls = config.loaders(df, seed)
+    train,valid = dls.train_ds, dls.valid_ds
+    classifier = config.learner(dls, seed, device='cpu').classifier()
+    weight = class_weights(dls) if config.class_weight else None
+    rows = fit_ngram(classifier.model, train.store, train.y, (valid.store, valid.y), config.epochs, config.lr, config.bs, seed,
+                     weight, config.patience)
+    history = pd.DataFrame(rows)
+    classifier.info |= dict(history=rows, training=dict(classifier.info['training'], epochs=len(rows), lr=config.lr))
+    return classifier, history.set_index('epoch')
 
 def _fit_network(config, df, seed, cbs, device, quiet):
     "Train a network; return its classifier and its learner"

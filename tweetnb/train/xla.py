@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from fastai.callback.core import Callback, GatherPredsCallback
 from fastai.callback.tracker import TerminateOnNaNCallback
-from fastai.learner import Learner, Recorder
+from fastai.learner import Recorder
 from fastai.optimizer import OptimWrapper
 from fastcore.basics import patch
 from torch import nn, Tensor
@@ -346,7 +346,7 @@ class CompileGuard(Callback):
         allowed = min(len(self.rounds.graphs), self.allowed) + self.extra
         if self.compiled <= allowed: return
         problem = f'XLA has compiled {self.compiled} graphs after {self.train_iter} training steps, not {allowed}'
-        remedy = "Use loaders with fixed widths and remainder='fill', and look for callbacks or layers that read single values."
+        remedy = "Use loaders with fixed widths and remainder='fill', and find the callback or layer that reads single values."
         raise TweetnbError(problem, remedy=remedy)
 
 # %% ../../nbs/48_xla.ipynb #af894019
