@@ -68,8 +68,8 @@ def ladder(
     packaged:str|None=None # Folder of the packaged tweet encoder
 ) -> list: # Cheapest first
     "List the candidates"
-    weight = dict(cleaner=cleaner)
-    found = [Candidate('TF-IDF', default_config('tfidf', params=dict(chars=True, C=(1., 3., 10.)), **weight)),
+    weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 3., 10.), tol=1e-3)
+    found = [Candidate('TF-IDF', default_config('tfidf', params=words, **weight)),
              Candidate('n-grams', default_config('ngram', **weight))]
     if packaged:
         start = dict(pretrained=packaged, tokens='pretrained', **weight)
@@ -82,10 +82,10 @@ def ladder(
     return found
 
 # %% ../nbs/56_auto.ipynb #8b1884a8
-_aims = dict(ngram=(5, 30, 3000), subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
+_aims = dict(subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
 
 def plan_epochs(
-    model:str, # 'ngram', 'subword' or 'bert'
+    model:str, # 'subword' or 'bert'
     steps:int # Steps of one epoch
 ) -> int:
     "Choose the epochs that give a model enough steps"
@@ -196,12 +196,11 @@ def _per_tweet(search, config):
 def _predicted(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds,left = len(search.train), _folds(search), search.left - reserve
-    if candidate.cost == 'linear':
-        if config.model == 'ngram': config = replace(config, epochs=plan_epochs('ngram', math.ceil(n/config.bs)))
-        return (config, None) if left > 0 else (None, 'no time left')
+    if left <= 0: return None, 'no time is left'
+    if candidate.cost == 'linear': return config, None
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':
-        total = folds*(per_tweet/3*(n + len(search.valid)) + 2)
+        total = folds*(per_tweet/3*(n + len(search.valid)) + 5 + n/2000)
         return (config, None) if total < left else (None, f'needs {total:,.0f} s, {max(left, 0):,.0f} s are left')
     planned = fit_to_time(config, n, per_tweet, left/folds)
     if planned is None: return None, f'an epoch takes {n*per_tweet*folds:,.0f} s, {max(left, 0):,.0f} s are left'
@@ -229,7 +228,7 @@ def try_candidate(
 def _describe(config, n):
     "What is particular about a configuration"
     parts = []
-    if config.model != 'tfidf' and config.probe != 'only': parts.append(f'{config.epochs} epochs')
+    if config.model in _aims and config.probe != 'only': parts.append(f'{config.epochs} epochs')
     if config.limit: parts.append(f'on {config.limit:,} of {n:,} tweets')
     if config.class_weight: parts.append('rare labels weighed up')
     return ', '.join(parts)

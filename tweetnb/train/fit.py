@@ -53,7 +53,7 @@ class Config:
     max_len:int = 128 # Longer tweets are cut to this many tokens
     vectors:str|list|None = None # GloVe or word2vec files to start the embedding with; several are joined
     pretrained:str|None = None # Start from this bundle or Hugging Face encoder; '{seed}' in it becomes the seed
-    epochs:int = 3 # Passes over the training tweets
+    epochs:int|None = 3 # Passes over the training tweets; `None` for n-grams, which choose by the number of tweets
     lr:float = 5e-3 # Peak learning rate
     head_lr:float|None = None # Peak learning rate of the head; default: `lr`
     schedule:str = 'one_cycle' # Of the learning rate: 'one_cycle' or 'flat'
@@ -68,7 +68,7 @@ class Config:
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
     'tfidf': dict(epochs=1),
-    'ngram': dict(epochs=5, lr=.2),
+    'ngram': dict(epochs=None, lr=.2),
     'subword': dict(tokens='wordpiece', vocab=12_000, epochs=4),
     'gru_attention': dict(params=dict(n_emb=128, n_hidden=128, n_last=64)),     # as published it takes hours
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
@@ -197,8 +197,9 @@ def train(self:Config,
     if self.clip: cbs.append(GradientClip(self.clip))
     if self.patience is not None: cbs.append(EarlyStoppingCallback('valid_loss', patience=self.patience))
     lr = _rates(self, learn)
-    if self.schedule == 'one_cycle': learn.fit_one_cycle(self.epochs, lr, cbs=cbs)
-    elif self.schedule == 'flat': learn.fit(self.epochs, lr, cbs=cbs)
+    epochs = self.epochs or 5
+    if self.schedule == 'one_cycle': learn.fit_one_cycle(epochs, lr, cbs=cbs)
+    elif self.schedule == 'flat': learn.fit(epochs, lr, cbs=cbs)
     else: raise TweetnbError(f'unknown schedule {self.schedule!r}', remedy="Choose 'one_cycle' or 'flat'.")
     return learn
 

@@ -36,10 +36,10 @@ def encoder_vectors(
     return res
 
 # %% ../../nbs/35_probe.ipynb #ac214333
-_strengths = (.003, .03, .3, 3.)
+_strengths = (.001, .01, .1)
 
 def _regression(C, class_weight, seed):
-    return LogisticRegression(C=C, max_iter=300, class_weight=class_weight, random_state=seed)
+    return LogisticRegression(C=C, max_iter=100, tol=1e-3, class_weight=class_weight, random_state=seed)
 
 def choose_strength(
     X:np.ndarray, # Standardised features, float [tweets, features]
@@ -50,10 +50,10 @@ def choose_strength(
 ) -> float: # The best `C`
     "Choose the regularisation of a logistic regression by cross-validation"
     rng = np.random.default_rng(seed)
-    rows = rng.permutation(len(y))[:4000]
+    rows = rng.permutation(len(y))[:2000]
     X,y = X[rows], y[rows]
     folds = min(3, pd.Series(y).value_counts().min())
-    if folds < 2: return .03
+    if folds < 2: return .01
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
