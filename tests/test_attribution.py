@@ -23,7 +23,7 @@ df = read_tweets(sample_path('tweets.csv'), label=True)
 tokenizer = TweetTokenizer.word(df['text'].tolist(), max_vocab=300)
 tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=140)
 small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7), ngram=dict(n_emb=6, n_buckets=40),
-             bert=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny))
+             bert=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny), hf_classifier=dict(encoder=tiny))
 
 def source(name, **kwargs):
     "A classifier with random weights, large enough to make a difference"

@@ -8,31 +8,35 @@ from http.client import HTTPConnection
 import numpy as np
 import pytest
 
-pytest.importorskip('fastapi', reason="needs the extra 'serve'"); pytest.importorskip('uvicorn', reason="needs the extra 'serve'")
+pytest.importorskip('fastapi', reason="needs the extra 'serve'")
+pytest.importorskip('uvicorn', reason="needs the extra 'serve'")
 
-from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.ship.serve import Batcher, Full, run_batches, run_server
+from tweetnb.ship.bundle import load
+from tweetnb.ship.serve import Batcher, QueueFull, run_server
 
 
 @pytest.fixture(scope='session')
 def moods(tmp_path_factory):
     "A small bundle trained on the packaged sample"
-    from fastai.callback.schedule import fit_one_cycle
+    import fastai.callback.schedule
+    from tweetnb.data.read import read_tweets
     from tweetnb.text.block import TweetDataLoaders
     from tweetnb.train.learner import tweet_learner
-    from tweetnb.data.read import read_tweets
-    learn = tweet_learner(TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'), label=True).head(800), bs=32), 'gru', n_emb=32, n_hidden=32)
+    dls = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'), label=True).head(800), bs=32, device='cpu')
+    learn = tweet_learner(dls, 'gru', n_emb=32, n_hidden=32)
     with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
-    return learn.save_bundle(tmp_path_factory.mktemp('bundles')/'moods')
+    return learn.classifier().save(tmp_path_factory.mktemp('bundles')/'moods')
 
 
 class Service:
     "`run_server` in a process of its own"
-    def __init__(self, folder, before='pass', **kwargs):
-        code = f'import sys; from tweetnb.ship.serve import run_server; {before}; run_server(sys.argv[1], port=0, say=lambda o: print(o, flush=True), **{kwargs!r})'
-        self.process = subprocess.Popen([sys.executable, '-c', code, str(folder)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                                        env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    def __init__(self, folder, before='pass', env=None, **kwargs):
+        code = (f'import sys; from tweetnb.ship.serve import run_server; {before}; '
+                f'run_server(sys.argv[1], port=0, say=lambda o: print(o, flush=True), **{kwargs!r})')
+        env = {**os.environ, 'OMP_NUM_THREADS': '1', 'TWEETNB_API_KEY': '', **(env or {})}
+        self.process = subprocess.Popen([sys.executable, '-c', code, str(folder)], env=env, text=True,
+                                        stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         line = self.process.stdout.readline()
         assert 'Serving' in line, self.process.stderr.read()
         self.port = int(line.split('http://127.0.0.1:')[1].split()[0])
@@ -47,16 +51,18 @@ class Service:
 
 
 def ask(port, method, path, body=None, **headers):
-    "One request on a connection of its own: status, headers, body"
+    "One request on a connection of its own: status, headers, body; a body that is not bytes is sent as JSON"
+    if body is not None and not isinstance(body, bytes):
+        body, headers = json.dumps(body), {'Content-Type': 'application/json', **headers}
     con = HTTPConnection('127.0.0.1', port, timeout=30)
     try:
-        con.request(method, path, body if body is None or isinstance(body, bytes) else json.dumps(body), headers)
+        con.request(method, path, body, headers)
         res = con.getresponse()
         return res.status, dict(res.getheaders()), res.read()
     finally: con.close()
 
 
-def predict(port, texts): return ask(port, 'POST', '/predict', {'texts': texts}, **{'Content-Type': 'application/json'})
+def predict(port, texts): return ask(port, 'POST', '/predict', {'texts': texts})
 
 
 @pytest.fixture(scope='module')
@@ -71,16 +77,15 @@ def test_same_as_the_bundle(service, moods):
     texts = ['what a day 😍', '', 'ل مرحبا', '<script>alert(1)</script>', '\0', 'a'*1000, '[PAD] [UNK]', '🤦'*300]
     status, _, body = predict(service.port, texts)
     assert status == 200
-    bundle, found = load_bundle(moods), json.loads(body)['predictions']
-    probs = bundle.predict_proba(texts)
-    np.testing.assert_allclose([[o['probabilities'][n] for n in bundle.labels] for o in found], probs, atol=1e-5)
-    assert [o['label'] for o in found] == [bundle.labels[i] for i in probs.argmax(1)]
+    classifier, found = load(moods), json.loads(body)['predictions']
+    probs = classifier.predict_proba(texts)
+    np.testing.assert_allclose([[o['probabilities'][n] for n in probs] for o in found], probs, atol=1e-5)
+    assert [o['label'] for o in found] == classifier.predict(texts)['label'].tolist()
 
 
 def test_many_clients_get_their_own_answers(service, moods):
-    bundle = load_bundle(moods)
     texts = [f'{word} {i}' for i in range(30) for word in ('lovely', 'awful', 'the bus is late and')]
-    want = bundle.predict_proba(texts).max(1)
+    want = load(moods).predict(texts)['confidence']
     got = [None]*len(texts)
     def client(start):
         con = HTTPConnection('127.0.0.1', service.port, timeout=30)
@@ -99,9 +104,10 @@ def test_many_clients_get_their_own_answers(service, moods):
 
 
 @pytest.mark.parametrize('body,status', [
-    (b'', 422), (b'{', 422), (b'[]', 422), (b'{"texts": null}', 422), (b'{"texts": []}', 422), (b'{"texts": [1]}', 422), (b'{"texts": ["a"], "more": 1}', 422),
-    (b'\xff\xfe', 422), (b'{"texts": ["\xe9"]}', 400), (b'{"texts": ["\\ud800"]}', 422), (b'['*90_000, 400), (b'{"texts": ["' + b'a'*1001 + b'"]}', 422),
-    (b'{"texts": [' + b'"a",'*200 + b'"a"]}', 422), (b'a'*100_001, 413)])
+    (b'{', 400), (b'not JSON', 400), (b'\xff\xfe', 400), (b'{"texts": ["\xe9"]}', 400), (b'['*90_000, 400),
+    (b'', 422), (b'[]', 422), (b'{"texts": null}', 422), (b'{"texts": []}', 422), (b'{"texts": [1]}', 422),
+    (b'{"texts": ["a"], "more": 1}', 422), (b'{"texts": ["\\ud800"]}', 422),
+    (b'{"texts": ["' + b'a'*1001 + b'"]}', 422), (b'{"texts": [' + b'"a",'*200 + b'"a"]}', 422), (b'a'*100_001, 413)])
 def test_wrong_bodies(service, body, status):
     got, headers, said = ask(service.port, 'POST', '/predict', body, **{'Content-Type': 'application/json'})
     assert got == status and len(said) < 700 and json.loads(said)['detail']
@@ -125,7 +131,8 @@ _head = b'POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\
 
 def test_chunked_body_over_the_limit(service):
     chunk = b'4000\r\n' + b'a'*0x4000 + b'\r\n'
-    said = raw(service.port, _head + b'Transfer-Encoding: chunked\r\n\r\n', *[chunk]*8)      # never ends, never says how long
+    endless = _head + b'Transfer-Encoding: chunked\r\n\r\n'                          # and of no announced length
+    said = raw(service.port, endless, *[chunk]*8)
     assert said.startswith('HTTP/1.1 413') and 'connection: close' in said.lower()
 
 
@@ -136,13 +143,113 @@ def test_announced_body_over_the_limit(service):
 
 def test_slow_and_broken_bodies(service):
     assert raw(service.port, _head + b'Content-Length: 100\r\n\r\n{"te').startswith('HTTP/1.1 408')
-    with socket.create_connection(('127.0.0.1', service.port)) as s: s.sendall(_head + b'Content-Length: 100\r\n\r\n{"te')     # and gone
+    with socket.create_connection(('127.0.0.1', service.port)) as s:                # gone before the end
+        s.sendall(_head + b'Content-Length: 100\r\n\r\n{"te')
     assert predict(service.port, ['still here'])[0] == 200
 
 
+@pytest.mark.parametrize('path,body', [('/predict', {'texts': ['a'*10_000_000]}), ('/', {'inputs': ['a'*1000]*5000})])
+def test_a_large_body_is_answered_before_the_connection_closes(service, path, body):
+    "httpx reports a broken connection where the server resets it while the body is on its way"
+    httpx = pytest.importorskip('httpx', reason='needs httpx')
+    for _ in range(3):
+        res = httpx.post(f'http://127.0.0.1:{service.port}{path}', json=body)
+        assert res.status_code == 413 and 'longer than 100,000 bytes' in res.json()['detail']
+        assert res.headers['connection'] == 'close'
+
+
+def until_closed(port, *parts, pause=0., limit=8):
+    "Send bytes, one part after each pause; return the seconds until the server closed, and what it said"
+    start, said = time.monotonic(), b''
+    with socket.create_connection(('127.0.0.1', port), timeout=limit) as s:
+        try:
+            for part in parts:
+                s.sendall(part)
+                time.sleep(pause)
+            while data := s.recv(65536): said += data
+        except ConnectionError: pass
+    return time.monotonic() - start, said
+
+
+def test_slow_headers_time_out(service):
+    for parts, pause in ([_head], 0), ([], 0), ([b'POST', b' /pre', *[b'X-More: 1\r\n']*30], .2):
+        seconds, said = until_closed(service.port, *parts, pause=pause)
+        assert 1 < seconds < 8 and said == b'', (seconds, said)
+    start = time.monotonic()
+    con = HTTPConnection('127.0.0.1', service.port, timeout=10)                     # in use for longer than the limit
+    while time.monotonic() - start < 3:
+        con.request('GET', '/health')
+        assert con.getresponse().read() and con.sock is not None
+        time.sleep(.3)
+    con.close()
+
+
+def test_headers_of_limited_size(service):
+    said = until_closed(service.port, _head, *[b'X-Long: ' + b'a'*10_000 + b'\r\n']*20)[1]
+    assert said == b'' or said.startswith(b'HTTP/1.1 400')
+    assert predict(service.port, ['still here'])[0] == 200
+
+
+def test_shape_of_hugging_face(service, moods):
+    huggingface_hub = pytest.importorskip('huggingface_hub')
+    texts = ['what a lovely day', 'the bus is late']
+    status, _, body = ask(service.port, 'POST', '/', {'inputs': texts, 'parameters': {'top_k': 2}})
+    assert status == 200
+    probs = load(moods).predict_proba(texts)
+    for row, (_, expected) in zip(json.loads(body), probs.iterrows()):
+        expected = expected.sort_values(ascending=False).head(2)
+        assert [o['label'] for o in row] == expected.index.tolist()
+        np.testing.assert_allclose([o['score'] for o in row], expected, atol=1e-5)
+    code = ("import sys; from huggingface_hub import InferenceClient; "
+            "found = InferenceClient(sys.argv[1], token='x').text_classification('what a lovely day', top_k=1); "
+            "print(found[0].label, found[0].score)")
+    env = {**os.environ, 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1'}
+    command = [sys.executable, '-c', code, f'http://127.0.0.1:{service.port}']
+    res = subprocess.run(command, capture_output=True, text=True, env=env)
+    label, score = res.stdout.split()
+    assert label == probs.iloc[0].idxmax() and abs(float(score) - probs.iloc[0].max()) < 1e-5
+
+
+def test_api_key_and_request_ids(moods, service):
+    it = Service(moods, env={'TWEETNB_API_KEY': 'open sesame'})
+    def request(key, path='/predict', **headers):
+        if key is not None: headers['Authorization'] = key
+        body = {'texts': ['hello']} if path == '/predict' else {'inputs': 'hello'}
+        return ask(it.port, 'POST', path, body, **headers)
+    for wrong in (None, '', 'Bearer', 'Bearer ', 'Bearer open', 'Bearer open sesame!', 'Bearer \xe9',
+                  'Basic open sesame', 'open sesame'):
+        code, headers, said = request(wrong)
+        assert code == 401 and headers['www-authenticate'] == 'Bearer' and b'open sesame' not in said
+        assert len(headers['x-request-id']) == 32
+    assert request('Bearer open sesame')[0] == request('bearer open sesame', '/')[0] == 200
+    assert ask(it.port, 'GET', '/health')[0] == 200 and ask(it.port, 'GET', '/metrics')[0] == 401
+    assert ask(it.port, 'GET', '/openapi.json')[0] == ask(it.port, 'GET', '/nowhere')[0] == 401
+    assert ask(it.port, 'POST', '/predict', b'a'*10_000_000)[0] == 401                # and nothing broke
+    ids = {request('Bearer open sesame')[1]['x-request-id'] for _ in range(5)}
+    assert len(ids) == 5
+    for given, kept in ('call-7', True), ('a b', False), ('x'*101, False), ('<b>', False):
+        assert (request('Bearer open sesame', **{'X-Request-ID': given})[1]['x-request-id'] == given) == kept
+    assert it.stop() == (0, '')
+
+
+def test_a_failing_model_is_answered_500_with_an_id(moods):
+    broken = ("from tweetnb.models.classifier import Classifier\n"
+              "def fail(self, texts): raise RuntimeError('secret of the house')\n"
+              "Classifier.predict_proba = fail\n")
+    it = Service(moods, before='pass\n' + broken + 'pass')
+    code, headers, said = predict(it.port, ['hello'])
+    assert code == 500 and json.loads(said) == {'detail': 'the service failed on this request'}
+    assert headers['x-request-id'] and b'secret' not in said
+    assert ask(it.port, 'GET', '/health')[0] == 200
+    status, err = it.stop()
+    assert status == 0 and 'secret of the house' in err                               # the log has it
+
+
+slower = ('import time; from tweetnb.models.classifier import Classifier; real = Classifier.predict_proba; '
+          'Classifier.predict_proba = lambda self, texts: (time.sleep({}), real(self, texts))[1]')
+
 def test_a_queue_that_is_full(moods):
-    slow = ("import time; from tweetnb.ship.bundle import Bundle; real = Bundle.predict_proba; "
-            "Bundle.predict_proba = lambda self, texts: (time.sleep(.5), real(self, texts))[1]")
+    slow = slower.format(.5)
     it = Service(moods, before=slow, max_queue=8, max_batch=4)
     got = []
     threads = [threading.Thread(target=lambda: got.append(predict(it.port, ['a', 'b']))) for _ in range(16)]
@@ -156,20 +263,21 @@ def test_a_queue_that_is_full(moods):
 
 
 def test_stop_under_load_loses_nothing(moods):
-    "Sixteen clients that never pause, half of them on one connection each; SIGTERM; each request that found an open door is answered 200"
-    slow = ("import time; from tweetnb.ship.bundle import Bundle; real = Bundle.predict_proba; "
-            "Bundle.predict_proba = lambda self, texts: (time.sleep(.05), real(self, texts))[1]")
+    "Sixteen clients that never pause, half of them keeping their connection; after SIGTERM, all they sent is answered"
+    slow = slower.format(.05)
     it = Service(moods, before=slow)
     done, lost, closed = [], [], threading.Event()
-    body = json.dumps({'texts': ['a tweet on its way']})
+    body, as_json = json.dumps({'texts': ['a tweet on its way']}), {'Content-Type': 'application/json'}
     def client(keep_alive):
         con = None
         while not closed.is_set():
             try:
-                if con is None: con = HTTPConnection('127.0.0.1', it.port, timeout=20); con.connect()
+                if con is None:
+                    con = HTTPConnection('127.0.0.1', it.port, timeout=20)
+                    con.connect()
             except OSError: return                                   # refused: not accepted, nothing lost
             try:
-                con.request('POST', '/predict', body, {'Content-Type': 'application/json', **({} if keep_alive else {'Connection': 'close'})})
+                con.request('POST', '/predict', body, as_json if keep_alive else {**as_json, 'Connection': 'close'})
                 res = con.getresponse()
                 (done if res.status == 200 and json.loads(res.read())['predictions'] else lost).append(res.status)
                 if res.will_close: con.close(); con = None
@@ -190,7 +298,9 @@ def test_port_in_use(moods, service):
 
 
 def test_importing_is_quick():
-    res = subprocess.run([sys.executable, '-c', 'import sys, tweetnb.ship.serve; print([o for o in ("fastapi", "uvicorn", "streamlit") if o in sys.modules])'], capture_output=True, text=True)
+    heavy = 'torch', 'fastai', 'fastapi', 'uvicorn', 'streamlit'
+    code = f'import sys, tweetnb.ship.serve; print([o for o in {heavy} if o in sys.modules])'
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert res.stdout.strip() == '[]', res.stdout + res.stderr
 
 
@@ -200,7 +310,7 @@ def run(requests, predict, gap=0, **kwargs):
     "Answers to requests that come `gap` seconds apart"
     async def main():
         batcher = Batcher(predict, **kwargs)
-        task = asyncio.create_task(run_batches(batcher))
+        task = asyncio.create_task(batcher.run())
         async def one(i, texts): await asyncio.sleep(i*gap); return await batcher(texts)
         try: return await asyncio.gather(*[one(i, o) for i, o in enumerate(requests)], return_exceptions=True), batcher
         finally: batcher.stop(); await asyncio.wait_for(task, 10)
@@ -214,9 +324,9 @@ def test_batches_keep_requests_whole_and_in_order():
     def check(requests, most):
         sizes = []
         def model(texts): sizes.append(len(texts)); return [o*2 for o in texts]
-        got, batcher = run(requests, model, most=most, wait=0)
+        got, batcher = run(requests, model, max_batch=most, wait=0)
         assert got == [[o*2 for o in r] for r in requests]
-        assert sum(sizes) == sum(map(len, requests)) and batcher.size == 0
+        assert sum(sizes) == sum(map(len, requests)) and batcher.n_waiting == 0
         assert all(n <= max(most, max(map(len, requests))) for n in sizes)
     check()
 
@@ -224,7 +334,7 @@ def test_batches_keep_requests_whole_and_in_order():
 def test_a_client_that_leaves_does_not_hurt_the_others():
     async def main():
         batcher = Batcher(lambda texts: (time.sleep(.05), [o.upper() for o in texts])[1])
-        task = asyncio.create_task(run_batches(batcher))
+        task = asyncio.create_task(batcher.run())
         first, gone, last = [asyncio.create_task(batcher([o])) for o in 'abc']
         await asyncio.sleep(.01); gone.cancel()
         got = await asyncio.gather(first, last)
@@ -235,11 +345,11 @@ def test_a_client_that_leaves_does_not_hurt_the_others():
 
 def test_stop_answers_what_waits():
     async def main():
-        batcher = Batcher(lambda texts: (time.sleep(.02), texts)[1], most=1)
+        batcher = Batcher(lambda texts: (time.sleep(.02), texts)[1], max_batch=1)
         waiting = [asyncio.create_task(batcher([str(i)])) for i in range(10)]
         await asyncio.sleep(0)
         batcher.stop()
-        await run_batches(batcher)
+        await batcher.run()
         return await asyncio.gather(*waiting)
     assert asyncio.run(main()) == [[str(i)] for i in range(10)]
 
@@ -250,7 +360,7 @@ def test_errors_and_fullness():
         return texts
     got, _ = run([['ok'], ['bad'], ['fine']], model)
     assert got[0] == ['ok'] and isinstance(got[1], ValueError) and got[2] == ['fine']
-    assert any(isinstance(o, Full) for o in run([['a', 'b']]*5, lambda t: (time.sleep(.02), t)[1], queue=5)[0])
+    assert any(isinstance(o, QueueFull) for o in run([['a', 'b']]*5, lambda t: (time.sleep(.02), t)[1], max_queue=5)[0])
 
 
 # ---------- the schema
@@ -262,11 +372,12 @@ def test_openapi_schema_holds(service, mode):
     from hypothesis import HealthCheck, Phase, given, settings
     schema = schemathesis.openapi.from_url(f'http://127.0.0.1:{service.port}/openapi.json')
     operations = {o.ok().label: o.ok() for o in schema.get_all_operations()}
-    assert set(operations) == {'POST /predict', 'GET /health', 'GET /metrics'}
+    assert set(operations) == {'POST /predict', 'POST /', 'GET /health', 'GET /metrics'}
     statuses = set()
     for name, operation in operations.items():
-        if mode == 'NEGATIVE' and 'predict' not in name: continue         # nothing to get wrong
-        @settings(max_examples=25 if 'predict' in name else 3, deadline=None, phases=[Phase.explicit, Phase.generate], suppress_health_check=list(HealthCheck), database=None)
+        if mode == 'NEGATIVE' and 'POST' not in name: continue         # nothing to get wrong
+        @settings(max_examples=25 if 'POST' in name else 3, deadline=None, phases=[Phase.explicit, Phase.generate],
+                  suppress_health_check=list(HealthCheck), database=None)
         @given(operation.as_strategy(generation_mode=schemathesis.GenerationMode[mode]))
         def check(case): statuses.add(case.call_and_validate().status_code)
         check()

@@ -1,7 +1,8 @@
-"""The documentation site from the notebooks, without a network and without running them: `_docs/index.html`.
+"""Build the documentation site from the notebooks, without a network and without running them: `_docs/index.html`.
 
-Exported cells become signature, docstring and a table of parameters, with their source folded away; hidden cells are left
-out; everything else stands as it was run and committed. Sphinx, MyST-NB and Furo do the rest. Broken links fail the build."""
+Exported cells become signature, docstring and a table of parameters, with their source folded away; hidden cells are
+left out; all other cells keep the outputs they were committed with. Sphinx, MyST-NB and Furo do the rest. Broken links
+fail the build."""
 import ast, configparser, importlib, re, shutil, sys
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,7 +18,9 @@ src, out = root/'_proc'/'site'/'src', root/'_docs'
 cfg = configparser.ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
-names = []      # (name, target, first line) of everything public, for the index
+names = []      # (name, target, first line, module) of everything public, for the index
+chapters = {'Ground and data': (0, 9), 'Text': (10, 17), 'Models': (18, 29), 'Shipping': (30, 34), 'Training': (35, 50),
+            'Evaluation': (51, 55), 'The ways in': (56, 99)}      # by the numbers of their notebooks
 
 
 def directives(source): return re.findall(r'^\s*#\s*\|\s*(.+)$', source, re.M)
@@ -35,60 +38,69 @@ def owner(node):
 
 
 def table(obj):
-    "Parameters as docments tell them"
+    "Make a table of parameters from docments"
     try: found = docments(obj, full=True)
     except Exception: return ''
     rows = [(k, v) for k, v in found.items() if k not in ('self', 'cls') and (v.docment or k != 'return')]
     if not rows: return ''
     def row(k, v):
+        name = '**returns**' if k == 'return' else f'`{k}`'
         default = '' if 'empty' in repr(v.default) else f'`{cell_text(repr(v.default))}`'
-        return f"| {'**returns**' if k == 'return' else f'`{k}`'} | {a_type(v.anno)} | {default} | {cell_text(v.docment or '')} |"
+        return f"| {name} | {a_type(v.anno)} | {default} | {cell_text(v.docment or '')} |"
     return '\n'.join(['| | type | default | |', '|---|---|---|---|', *(row(k, v) for k, v in rows)])
 
 
-def entry(node, module, page):
-    "Signature, docstring and parameters of one class or function"
-    parts = []
-    for cls in owner(node) if isinstance(node, ast.FunctionDef) else [None]:
+def entry(node, module):
+    "Document one class or function: signature, docstring and parameters"
+    parts, is_class = [], isinstance(node, ast.ClassDef)
+    for cls in [None] if is_class else owner(node):
         cls = cls and cls.strip()
         name = f'{cls}.{node.name}' if cls else node.name
         try: obj = getattr(getattr(module, cls), node.name) if cls else getattr(module, node.name)
         except AttributeError: continue
         obj = getattr(obj, 'fget', None) or obj
         doc = (ast.get_docstring(node) or '').strip()
-        target = f"{module.__name__}.{name}{'.class'*isinstance(node, ast.ClassDef)}".lower().replace('_', '-').replace('.', '-')
+        target = f"{module.__name__}.{name}{'.class'*is_class}"
+        target = re.sub(r'[_.]', '-', target.lower())
         names.append((name, target, doc.split('\n')[0], module.__name__))
         of = obj.__init__ if isinstance(obj, type) and '__init__' in vars(obj) else obj
-        shown = f'class {name}' if isinstance(node, ast.ClassDef) else name
+        shown = f'class {name}' if is_class else name
         parts.append(f'({target})=\n### `{shown}`\n\n{doc}\n\n{table(of)}\n')
     return parts
 
 
+def exported(text, module):
+    "Document the public names of an exported cell, with its source folded away"
+    public = [o for o in ast.parse(text).body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and o.name[0] != '_']
+    parts = [p for o in public for p in entry(o, module)]
+    if public or not re.match(r'(import|from) ', text):
+        parts.append(f'<details><summary>source</summary>\n\n```python\n{text}\n```\n\n</details>\n')
+    return [new_markdown_cell('\n'.join(parts))] if parts else []
+
+
+def shown(cell, module):
+    "Turn a code cell into what the site shows of it: a list of one cell or none"
+    found, text = directives(cell.source), code(cell.source)
+    kinds = {o.split()[0] for o in found}
+    if kinds & {'hide', 'default_exp', 'exporti'}: return []
+    if 'export' in kinds: return exported(text, module)
+    cell.source = '' if 'echo: false' in found else text
+    if not cell.source: cell.metadata['tags'] = ['remove-input']
+    return [cell]
+
+
 def page(path):
-    "One notebook as a page"
+    "Write one notebook as a page"
     nb, text = nbformat.read(path, as_version=4), path.read_text(encoding='utf-8')
     found = re.search(r"#\s*\|\s*default_exp ([\w.]+)", text)
     module = importlib.import_module(f"{cfg['lib_name']}.{found[1]}") if found else None
-    cells = []
-    for c in nb.cells:
-        if c.cell_type != 'code':
-            cells.append(c)
-            continue
-        d, text = directives(c.source), code(c.source)
-        if any(o.split()[0] in ('hide', 'default_exp', 'exporti') for o in d): continue
-        if any(o.split()[0] == 'export' for o in d):
-            public = [o for o in ast.parse(text).body if isinstance(o, (ast.FunctionDef, ast.ClassDef)) and not o.name.startswith('_')]
-            parts = [p for o in public for p in entry(o, module, path.stem)]
-            if public or not re.match(r'(import|from) ', text): parts.append(f'<details><summary>source</summary>\n\n```python\n{text}\n```\n\n</details>\n')
-            if parts: cells.append(new_markdown_cell('\n'.join(parts)))
-            continue
-        c.source = '' if 'echo: false' in d else text
-        if not c.source: c.metadata['tags'] = ['remove-input']
-        cells.append(c)
+    cells = [o for c in nb.cells for o in (shown(c, module) if c.cell_type == 'code' else [c])]
     nb.cells = [c for c in cells if c.source or c.get('outputs')]
+    files = f"{cfg['git_url']}/blob/{cfg['branch']}"
     for c in nb.cells:
-        if path.stem == 'index' and c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()nbs/', '', c.source)   # the README's paths
-        if c.cell_type == 'markdown': c.source = re.sub(r'(?<=\]\()([A-Z]+(?:\.md)?)(?=\))', rf"{cfg['git_url']}/blob/{cfg['branch']}/\1", c.source)
+        if c.cell_type != 'markdown': continue
+        if path.stem == 'index': c.source = re.sub(r'(?<=\]\()nbs/', '', c.source)       # the README's paths
+        c.source = re.sub(r'(?<=\]\()([A-Z]+(?:\.md)?)(?=\))', rf'{files}/\1', c.source)
     nb.metadata['language_info'] = {'name': 'python'}
     target = src/path.relative_to(root/'nbs')
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -98,21 +110,46 @@ def page(path):
 def toc(title, files): return f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + '\n'.join(files) + '\n```\n'
 
 
-def index():
-    "The front page with the table of contents, and the list of names"
+def stems(pattern):
+    "List the notebooks of a pattern without their suffix"
     nbs = root/'nbs'
-    def stems(pattern): return [str(p.relative_to(nbs).with_suffix('')) for p in sorted(nbs.glob(pattern))]
-    groups = [('Walkthroughs', stems('walkthroughs/*.ipynb')), ('Rooms', [o for o in stems('*.ipynb') if o != 'index']), ('Benchmarks', stems('benchmarks/*.ipynb'))]
+    return [str(p.relative_to(nbs).with_suffix('')) for p in sorted(nbs.glob(pattern))]
+
+
+def index():
+    "Add the table of contents to the front page, and write the list of names"
+    numbered = stems('[0-9]*.ipynb')
+    groups = {'Walkthroughs': stems('walkthroughs/*.ipynb')}
+    for title, (first, last) in chapters.items():
+        groups[title] = [o for o in numbered if first <= int(o[:2]) <= last]
+    groups |= {'Benchmarks': stems('benchmarks/*.ipynb'), 'Names': ['api']}
     nb = nbformat.read(src/'index.ipynb', as_version=4)
-    nb.cells.append(new_markdown_cell('\n'.join(toc(t, f) for t, f in groups if f) + toc('Names', ['api'])))
+    nb.cells.append(new_markdown_cell('\n'.join(toc(title, files) for title, files in groups.items() if files)))
     nbformat.write(nb, src/'index.ipynb')
-    rows = [f'| [`{name}`](#{target}) | {module} | {cell_text(doc)} |' for name, target, doc, module in sorted(names, key=lambda o: o[0].lower())]
-    (src/'api.md').write_text('# Every public name\n\n| name | module | what it is |\n|---|---|---|\n' + '\n'.join(rows) + '\n', encoding='utf-8')
+    rows = ['| name | module | what it does |', '|---|---|---|']
+    for name, target, doc, module in sorted(names, key=lambda o: o[0].lower()):
+        rows.append(f'| [`{name}`](#{target}) | {module} | {cell_text(doc)} |')
+    (src/'api.md').write_text('\n'.join(['# Every public name', '', *rows, '']), encoding='utf-8')
+
+
+style = """
+details summary {cursor: pointer; color: var(--color-foreground-muted); font-size: .85em}
+div.cell_output table, table.docutils {font-size: .85em}
+div.cell_output img {max-width: 100%; background: white; border-radius: 4px}
+table.dataframe {border-collapse: collapse; border: none; margin: .5em 0}
+table.dataframe th, table.dataframe td {border: none; padding: .25em .7em}
+table.dataframe th, table.dataframe td {border-bottom: 1px solid var(--color-background-border)}
+table.dataframe tr, table.dataframe thead {background: transparent !important; color: inherit}
+table.dataframe tbody tr:nth-child(odd) {background: transparent !important; color: inherit}
+.content {max-width: 52em}
+"""
 
 
 def conf():
+    "Write Sphinx's settings and the style"
     (src/'conf.py').write_text(f"""
-project, author, copyright, release = {cfg['title']!r}, {cfg['author']!r}, {'2026, ' + cfg['author']!r}, {cfg['version']!r}
+project, author, release = {cfg['title']!r}, {cfg['author']!r}, {cfg['version']!r}
+copyright = {'2026, ' + cfg['author']!r}
 extensions = ['myst_nb']
 nb_execution_mode = 'off'
 nb_merge_streams = True
@@ -125,12 +162,7 @@ html_css_files = ['tweetnb.css']
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'misc.highlighting_failure', 'toc.not_included']
 """, encoding='utf-8')
     (src/'_static').mkdir(exist_ok=True)
-    (src/'_static'/'tweetnb.css').write_text('details summary {cursor: pointer; color: var(--color-foreground-muted); font-size: .85em}\n'
-        'div.cell_output table, table.docutils {font-size: .85em}\ndiv.cell_output img {max-width: 100%; background: white; border-radius: 4px}\n'
-        'table.dataframe {border-collapse: collapse; border: none; margin: .5em 0}\n'
-        'table.dataframe th, table.dataframe td {border: none; border-bottom: 1px solid var(--color-background-border); padding: .25em .7em}\n'
-        'table.dataframe tr, table.dataframe thead, table.dataframe tbody tr:nth-child(odd) {background: transparent !important; color: inherit}\n'
-        '.content {max-width: 52em}\n', encoding='utf-8')
+    (src/'_static'/'tweetnb.css').write_text(style, encoding='utf-8')
 
 
 class Links(HTMLParser):
@@ -146,7 +178,7 @@ class Links(HTMLParser):
 
 
 def check_links():
-    "Every link within the site leads somewhere"
+    "List the links within the site that lead nowhere"
     pages = {p: Links(p.read_text(encoding='utf-8')) for p in out.rglob('*.html')}
     bad = []
     for p, found in pages.items():
@@ -154,8 +186,8 @@ def check_links():
             u = urlsplit(link)
             if u.scheme or u.netloc: continue
             target = (p.parent/unquote(u.path)).resolve() if u.path else p
-            if not target.exists(): bad.append(f'{p.relative_to(out)}: {link}')
-            elif u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids: bad.append(f'{p.relative_to(out)}: {link}')
+            no_place = u.fragment and target in pages and unquote(u.fragment) not in pages[target].ids
+            if no_place or not target.exists(): bad.append(f'{p.relative_to(out)}: {link}')
     return sorted(set(bad))
 
 
@@ -165,11 +197,13 @@ def main():
     src.mkdir(parents=True)
     for path in sorted((root/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' not in path.parts: page(path)
-    for folder in 'images',:
-        if (root/'nbs'/folder).exists(): shutil.copytree(root/'nbs'/folder, src/folder)
-    index(); conf()
-    if rc := build_main(['-q', '-W', '--keep-going', '-b', 'html', '-j', '2', str(src), str(src.parent/'html')]): return rc
-    shutil.move(src.parent/'html', out)
+    if (root/'nbs'/'images').exists(): shutil.copytree(root/'nbs'/'images', src/'images')
+    index()
+    conf()
+    html = src.parent/'html'
+    failed = build_main(['-q', '-W', '--keep-going', '-b', 'html', '-j', '2', str(src), str(html)])
+    if failed: return failed
+    shutil.move(html, out)
     bad = check_links()
     print(*bad, sep='\n')
     print(f'{len(list(out.rglob("*.html")))} pages in _docs, {len(names)} public names, {len(bad)} broken links')

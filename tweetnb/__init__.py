@@ -26,7 +26,7 @@ _more = {
     'embedding_matrix': 'text.vectors', 'read_vectors': 'text.vectors', 'count_parameters': 'models.recurrent',
     'create_model': 'models.recurrent', 'models': 'models.recurrent', 'class_weights': 'train.losses',
     'tweet_loss': 'train.losses', 'EvaluateEvery': 'train.callbacks', 'SaveHistory': 'train.callbacks',
-    'plot_evaluations': 'train.callbacks', 'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks',
+    'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks',
     'Checkpoint': 'train.checkpoint', 'find_bs': 'train.finders', 'find_clip': 'train.finders', 'find_lr': 'train.finders',
     'profile': 'train.timing', 'compare_hardware': 'train.timing', 'plot_hardware': 'train.timing',
     'pretrain': 'train.pretrain', 'RejectOption': 'evaluate.calibrate', 'Temperature': 'evaluate.calibrate',

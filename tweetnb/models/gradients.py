@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import TweetnbError
-from .bert import Attend, BertClassifier
+from .bert import Attend, TransformerClassifier
 from .layers import length_mask
 from .ngram import NgramClassifier, hash_ngrams
 from .recurrent import GRUAttention, create_model
@@ -59,7 +59,7 @@ def embedding_of(
     model:nn.Module # Takes `ids` and `lengths`
 ) -> nn.Embedding|None: # `None` if there is none, or more than one way in
     "Find the layer through which all that a model knows of its tokens goes"
-    if isinstance(model, BertClassifier): return model.encoder.get_input_embeddings()
+    if isinstance(model, TransformerClassifier): return model.encoder.get_input_embeddings()
     found = [m for m in model.modules() if isinstance(m, (nn.Embedding, nn.EmbeddingBag))]
     return found[0] if len(found) == 1 and isinstance(found[0], nn.Embedding) else None
 

@@ -147,6 +147,7 @@ class _Tables:
         share = torch.sparse_coo_tensor(torch.stack([ids, tweet]), values, (len(self.rows), len(sizes)),
                                         check_invariants=False)
         self.rows.addmm_(share, error @ self.weight, alpha=-lr)
+        lr *= min(1, 64/len(sizes))                       # every tweet of the batch moves the head
         self.weight.addmm_(error.T, hidden, alpha=-lr)
         self.bias.sub_(error.sum(0), alpha=lr)
 
@@ -193,12 +194,12 @@ def fit_ngram(
     y, # Their label numbers, int [tweets]
     valid:tuple|None=None, # Ids and label numbers of the validation set
     epochs:int|None=None, # (default: 5, and up to 50 for fewer than 20,000 tweets)
-    lr:float=0.2, # Peak learning rate; it falls to 0 in a straight line
-    bs:int=64, # Tweets a batch
+    lr:float=0.3, # Peak learning rate; it falls to 0 in a straight line
+    bs:int=256, # Tweets a batch
     seed:int=42, # For the order of the tweets
     class_weight=None, # A weight per label, float [labels]
     patience:int|None=None, # Stop after this many epochs without a lower validation loss, and go back to the best
-    crowd:float=8. # Occurrences of a row in a batch from which its step is divided
+    crowd:float=4. # Occurrences of a row in a batch from which its step is divided
 ) -> list: # A dict per epoch: `epoch`, `train_loss` and, with `valid`, `valid_loss`, `accuracy` and `macro_recall`
     "Train by sparse gradient descent on one core; raises `TweetnbError` if the loss is no longer finite"
     epochs = epochs or max(5, min(50, 100_000//len(store)))

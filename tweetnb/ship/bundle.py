@@ -100,8 +100,8 @@ def load(
     if _is_published(folder): return _load_published(folder, device)
     info = read_manifest(folder)
     kind = _kind(info)
-    check_files(folder, info, kind.needs)
     try:
+        check_files(folder, info, kind.needs)
         cleaner = Cleaner.from_dict(info['cleaner'])
         if kind is Ensemble: res = _load_ensemble(folder, info, device)
         elif kind is LinearClassifier: res = kind.from_folder(folder, info, cleaner)

@@ -36,7 +36,7 @@ def encoder_vectors(
     return res
 
 # %% ../../nbs/35_probe.ipynb #ac214333
-_strengths = (.001, .01, .1)
+_strengths = (.0003, .003, .03)
 
 def _regression(C, class_weight, seed):
     return LogisticRegression(C=C, max_iter=100, tol=1e-3, class_weight=class_weight, random_state=seed)
@@ -53,7 +53,7 @@ def choose_strength(
     rows = rng.permutation(len(y))[:2000]
     X,y = X[rows], y[rows]
     folds = min(3, pd.Series(y).value_counts().min())
-    if folds < 2: return .01
+    if folds < 2: return .003
     cv = StratifiedKFold(folds, shuffle=True, random_state=seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
