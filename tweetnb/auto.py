@@ -68,7 +68,7 @@ def ladder(
     packaged:str|None=None # Folder of the packaged tweet encoder
 ) -> list: # Cheapest first
     "List the candidates"
-    weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 3., 10.), tol=1e-3)
+    weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.), tol=1e-3)
     found = [Candidate('TF-IDF', default_config('tfidf', params=words, **weight)),
              Candidate('n-grams', default_config('ngram', **weight))]
     if packaged:
@@ -170,14 +170,15 @@ def _try(search, config):
         table = pd.concat([search.train, search.valid]).drop(columns='fold', errors='ignore')
         result = fit(config, table, search.seed, device=search.device)
         return result.classifier, result.probs('valid')
+    whole = _as_train(search.train, search.train['fold'] == 0).assign(split='train')
+    whole = pd.concat([whole, whole.iloc[:20].assign(split='valid')], ignore_index=True)   # loaders want some
+    classifier = fit(config, whole, search.seed, device=search.device).classifier
+    if config.model == 'tfidf': config = replace(config, params={**config.params, 'C': classifier.model.C})
     parts = []
     for fold in sorted(set(search.train['fold'])):
         table = _as_train(search.train, search.train['fold'] == fold)
         parts.append(fit(config, table, search.seed, device=search.device).probs('valid'))
-    probs = pd.concat(parts).loc[search.valid.index].fillna(0.)
-    last = _as_train(search.train, search.train['fold'] == 0).assign(split='train')
-    last = pd.concat([last, last.iloc[:20].assign(split='valid')], ignore_index=True)      # loaders want some
-    return fit(config, last, search.seed, device=search.device).classifier, probs
+    return classifier, pd.concat(parts).loc[search.valid.index].fillna(0.)
 
 def _folds(search): return len(set(search.train['fold'])) + 1 if search.cross else 1
 
