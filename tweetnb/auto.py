@@ -25,6 +25,7 @@ from .models.ensemble import Ensemble, mixture_weights
 from .models.folder import check_writable
 from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
+from .train.probe import fit_head
 
 # %% ../nbs/56_auto.ipynb #fe8685e7
 _few = 5000 # Below this many tweets candidates are cross-validated
@@ -173,6 +174,10 @@ def _try(search, config):
     whole = _as_train(search.train, search.train['fold'] == 0).assign(split='train')
     whole = pd.concat([whole, whole.iloc[:20].assign(split='valid')], ignore_index=True)   # loaders want some
     classifier = fit(config, whole, search.seed, device=search.device).classifier
+    if config.probe == 'only':
+        train,folds = search.train, search.train['fold'].to_numpy()
+        probs = fit_head(classifier, train, train['label'], config.class_weight, search.seed, folds=folds)
+        return classifier, probs
     if config.model == 'tfidf': config = replace(config, params={**config.params, 'C': classifier.model.C})
     parts = []
     for fold in sorted(set(search.train['fold'])):
@@ -201,7 +206,7 @@ def _predicted(search, candidate, config, reserve):
     if candidate.cost == 'linear': return config, None
     per_tweet,_ = _per_tweet(search, config)
     if candidate.cost == 'probe':
-        total = folds*(per_tweet/3*(n + len(search.valid)) + 5 + n/2000)
+        total = per_tweet/3*(n + len(search.valid)) + 5 + folds*n/1000
         return (config, None) if total < left else (None, f'needs {total:,.0f} s, {max(left, 0):,.0f} s are left')
     planned = fit_to_time(config, n, per_tweet, left/folds)
     if planned is None: return None, f'an epoch takes {n*per_tweet*folds:,.0f} s, {max(left, 0):,.0f} s are left'

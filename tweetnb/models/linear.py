@@ -22,6 +22,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
+from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner
@@ -52,8 +53,9 @@ _most_labels = 100 # More go to naive Bayes
 
 @contextmanager
 def _learning():
-    "Report scikit-learn's complaints about the data as invalid input"
-    try: yield
+    "Fit in one thread, and report scikit-learn's complaints about the data as invalid input"
+    try:                                                    # more threads only wait for each other in sparse products
+        with threadpool_limits(1): yield
     except ValueError as e:
         remedy = 'Check texts and labels, for instance with tweetnb audit.'
         raise TweetnbError(f'the linear model cannot learn from these tweets ({e})', remedy=remedy) from e

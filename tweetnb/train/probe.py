@@ -14,6 +14,7 @@ import torch
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
+from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
 from ..models.classifier import as_texts
@@ -62,26 +63,39 @@ def choose_strength(
             scores[C] = cross_val_score(_regression(C, class_weight, seed), X, y, scoring=scoring, cv=cv).mean()
     return max(scores, key=scores.get)
 
+def _fitted(X, y, C, class_weight, seed):
+    "Fit a logistic regression of strength `C`"
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore', ConvergenceWarning)
+        return _regression(C, class_weight, seed).fit(X, y)
+
 def fit_head(
     network:NetworkClassifier, # Its head is replaced
     tweets:list|pd.Series|pd.DataFrame, # Training tweets
     labels:list|pd.Series, # Their labels, each one of the network's
     class_weight:str|dict|None=None, # 'balanced' to weigh rare labels up
     seed:int=42, # Seed of the folds
-    bs:int=64 # Tweets per batch
-) -> NetworkClassifier: # The same
+    bs:int=64, # Tweets per batch
+    folds:np.ndarray|None=None # The fold of each tweet, int [tweets], to answer each without having seen it
+) -> pd.DataFrame|None: # With `folds`: the probabilities of models that have not seen the tweet, float [tweets, labels]
     "Fit the head of a network by logistic regression on the vectors of its encoder"
     X = encoder_vectors(network, tweets, bs)
-    y = np.asarray(labels)
+    with threadpool_limits(1): return _fit_head(network, X, tweets, np.asarray(labels), class_weight, seed, folds)
+
+def _fit_head(network, X, tweets, y, class_weight, seed, folds):
+    "`fit_head` on vectors, in one thread: small products only wait for more"
     if len(set(y)) < 2: raise TweetnbError('the training tweets have only one label', remedy='A classifier needs two.')
     mean,scale = X.mean(0), X.std(0) + 1e-6
     X = (X - mean)/scale
     C = choose_strength(X, y, class_weight, seed=seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore', ConvergenceWarning)
-        fitted = _regression(C, class_weight, seed).fit(X, y)
-    _set_head(network, fitted, mean, scale)
-    return network
+    _set_head(network, _fitted(X, y, C, class_weight, seed), mean, scale)
+    if folds is None: return None
+    res = pd.DataFrame(0., index=as_texts(tweets).index, columns=network.labels)
+    for fold in np.unique(folds):
+        inside = folds == fold
+        model = _fitted(X[~inside], y[~inside], C, class_weight, seed)
+        res.loc[inside, list(model.classes_)] = model.predict_proba(X[inside])
+    return res
 
 def _set_head(network, fitted, mean, scale):
     "Write the weights of a logistic regression on standardised features into the head"
