@@ -32,7 +32,8 @@ class DieAt(Callback):
     order = 99
     def __init__(self, step, rank): self.step,self.rank = step,rank
     def after_batch(self):
-        if self.training and self.train_iter == self.step and int(os.environ.get('RANK', 0)) == self.rank: os.kill(os.getpid(), signal.SIGKILL)
+        here = int(os.environ.get('RANK', 0)) == self.rank
+        if here and self.training and self.train_iter == self.step: os.kill(os.getpid(), signal.SIGKILL)
 
 def fit(learn, epochs=1, cbs=(), lr=3e-3):
     steps = Steps()
@@ -41,7 +42,9 @@ def fit(learn, epochs=1, cbs=(), lr=3e-3):
 
 def experiments():
     res,weights = {},{}
-    for name,kw in dict(plain={}, stratified=dict(stratify=True), filled=dict(remainder='fill'), balanced=dict(balance=True, drop_last=True)).items():
+    ways = dict(plain={}, stratified=dict(stratify=True), filled=dict(remainder='fill'),
+                balanced=dict(balance=True, drop_last=True))
+    for name,kw in ways.items():
         learn = make(**kw)
         res[f'{name} losses'] = fit(learn)
         weights.update({f'{name}.{k}': v for k,v in learn.model.state_dict().items()})
@@ -88,4 +91,5 @@ def alone(name):
     exec(compile(SCRIPT, 'script', 'exec'), space)
     return space[name]
 
-def close(a, b, eps=1e-5): np.testing.assert_allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), atol=eps, rtol=0)
+def close(a, b, eps=1e-5):
+    np.testing.assert_allclose(np.asarray(a, dtype=float), np.asarray(b, dtype=float), atol=eps, rtol=0)

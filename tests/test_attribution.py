@@ -21,14 +21,17 @@ from tweetnb.text.tokens import TweetTokenizer
 
 df = read_tweets(sample_path('tweets.csv'), label=True)
 tokenizer = TweetTokenizer.word(df['text'].tolist(), max_vocab=300)
-tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=140)
-small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7), ngram=dict(n_emb=6, n_buckets=40),
+tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=140)
+small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7),
+             ngram=dict(n_emb=6, n_buckets=40),
              bert=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny), hf_classifier=dict(encoder=tiny))
 
 def source(name, **kwargs):
     "A classifier with random weights, large enough to make a difference"
     torch.manual_seed(1)
-    model = create_model(name, len(tokenizer), 3, **{**small.get(name, dict(n_emb=7, n_hidden=6)), 'pad_id': tokenizer.pad_id, **kwargs}).eval()
+    model = create_model(name, len(tokenizer), 3,
+                         **{**small.get(name, dict(n_emb=7, n_hidden=6)), 'pad_id': tokenizer.pad_id, **kwargs}).eval()
     for key,p in model.named_parameters():
         if 'embedding' in key or 'ngrams' in key: p.data.normal_()
     for o in model.modules():
@@ -36,7 +39,8 @@ def source(name, **kwargs):
     return NetworkClassifier(model, tokenizer, Cleaner([]), ['negative', 'neutral', 'positive'], device='cpu')
 
 each = pytest.mark.parametrize('name', list(models))
-tweets = ['new personal best and i didn’t even die 😂', 'ugh', 'the room smelled of wet dog and regret, of all the things that there are', '']
+tweets = ['new personal best and i didn’t even die 😂', 'ugh',
+          'the room smelled of wet dog and regret, of all the things that there are', '']
 
 
 # --- attributions ----------------------------------------------------------------------------------------------------
@@ -59,7 +63,8 @@ def test_weights_do_not_depend_on_the_batch(name):
     it = source(name)
     alone, beside = it.explain(tweets[0])[0], it.explain([tweets[0], 'word '*90])[0]
     np.testing.assert_allclose(alone.weights, beside.weights, atol=5e-3*max(1, np.abs(alone.weights).max()))
-    assert alone.tokens == beside.tokens and alone.label == beside.label and abs(alone.confidence - beside.confidence) < 1e-5
+    assert alone.tokens == beside.tokens and alone.label == beside.label
+    assert abs(alone.confidence - beside.confidence) < 1e-5
 
 @each
 def test_a_label_is_spoken_for(name):
@@ -89,7 +94,8 @@ def test_gradients_and_occlusion_of_a_linear_model_agree():
     "Where each token has a part of its own, both find it"
     it = source('ngram', max_n=1)
     a = it.explain(tweets[2])[0]
-    with torch.no_grad(): row = it.model.embedding.weight[torch.from_numpy(np.array(tokenizer.encode([tweets[2]])[0])).long()]
+    with torch.no_grad():
+        row = it.model.embedding.weight[torch.from_numpy(np.array(tokenizer.encode([tweets[2]])[0])).long()]
     head = it.model.head.weight.detach()
     want = (row @ (head - head.mean(0))[it.labels.index(a.label)]/len(row)).detach().numpy()
     np.testing.assert_allclose(a.weights, want, atol=1e-5)
@@ -102,7 +108,9 @@ def test_letters_share_what_they_weigh(spelling, texts):
     for o in spelling.explain(texts): assert abs(o.gap) < 1e-4 and len(o.weights) == len(o.tokens)
 
 @pytest.fixture(scope='module')
-def spelling(): return LinearClassifier(chars=True, min_df=1).fit([*df['text'].head(300), 'aOr o\u0301 a', '\u0130Aa ßr'], [*df['label'].head(300).astype(str), 'x', 'y'])
+def spelling():
+    return LinearClassifier(chars=True, min_df=1).fit([*df['text'].head(300), 'aOr o\u0301 a', '\u0130Aa ßr'],
+                                                      [*df['label'].head(300).astype(str), 'x', 'y'])
 
 def test_the_linear_baseline_is_exact(baseline):
     texts = df['text'].head(200).tolist() + ['', '😂', 'wet wet wet dog']
@@ -111,7 +119,8 @@ def test_the_linear_baseline_is_exact(baseline):
         z = np.log(probs)
         bias = baseline.pipe[-1].intercept_ - baseline.pipe[-1].intercept_.mean()
         k = baseline.labels.index(o.label)
-        assert abs(o.total + bias[k] - (z - z.mean())[k]) < 1e-4                # what they add up to is the model's own evidence
+        # what they add up to is the model's own evidence
+        assert abs(o.total + bias[k] - (z - z.mean())[k]) < 1e-4
 
 def test_attention_is_a_share():
     for name,kwargs in ('gru_attention', {}), ('bert', dict(head='attention')):
@@ -136,8 +145,11 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs): self.tags.append((tag, dict(attrs)))
     def handle_data(self, data): self.said += data
 
-hostile = st.one_of(st.text(max_size=40), st.sampled_from(['<script>alert(1)</script>', '"><img src=x onerror=alert(1)>', "' onmouseover='x", '</div><b>',
-                                                           '&lt;b&gt;', 'javascript:alert(1)', '\x1b[2J\x1b]0;owned\x07', '\u202egnp.exe']))
+hostile = st.one_of(st.text(max_size=40), st.sampled_from(['<script>alert(1)</script>',
+                                                           '"><img src=x onerror=alert(1)>', "' onmouseover='x",
+                                                           '</div><b>',
+                                                           '&lt;b&gt;', 'javascript:alert(1)',
+                                                           '\x1b[2J\x1b]0;owned\x07', '\u202egnp.exe']))
 
 @settings(max_examples=60, deadline=None)
 @given(tokens=st.lists(hostile, min_size=1, max_size=5), label=hostile, seed=st.integers(0, 9))

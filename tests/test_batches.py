@@ -83,7 +83,8 @@ def processes(lengths, n, **kw): return [BucketSampler(lengths, rank=r, world_si
 
 def accepted(n, world_size, remainder): return remainder != 'keep' or n == 0 or n >= world_size
 
-@given(lengths_of, st.integers(1, 20), st.integers(1, 5), remainders, st.booleans(), st.booleans(), st.integers(0, 3), st.data())
+@given(lengths_of, st.integers(1, 20), st.integers(1, 5), remainders, st.booleans(), st.booleans(), st.integers(0, 3),
+       st.data())
 def test_together_every_tweet_exactly_once(lengths, bs, world_size, remainder, shuffle, stratify, epoch, data):
     n = len(lengths)
     labels = data.draw(st.lists(st.integers(-1, 4), min_size=n, max_size=n)) if stratify else None
@@ -106,12 +107,14 @@ def test_together_every_tweet_exactly_once(lengths, bs, world_size, remainder, s
     for s in samplers:
         if remainder != 'keep': assert all(len(r) == bs for r,_ in s.epoch(epoch))
 
-@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 16), st.integers(1, 6), remainders, st.booleans())
+@given(st.lists(st.integers(0, 50), min_size=1, max_size=6), st.integers(1, 16), st.integers(1, 6), remainders,
+       st.booleans())
 def test_stratified_in_every_batch_of_every_process(counts, bs, world_size, remainder, free):
     labels = np.repeat(np.arange(len(counts)), counts)
     if not accepted(len(labels), world_size, remainder): return
     lengths = np.random.default_rng(0).integers(1, 30, len(labels))
-    samplers = processes(lengths, world_size, bs=bs, remainder=remainder, labels=labels, widths=None if free else (8, 16, 32))
+    samplers = processes(lengths, world_size, bs=bs, remainder=remainder, labels=labels,
+                         widths=None if free else (8, 16, 32))
     hands = [np.bincount(labels[rows], minlength=len(counts)) for s in samplers for rows,_ in s.plan(1)]
     if hands: assert np.ptp(hands, axis=0).max() <= 1
     if hands and remainder == 'keep': assert (np.abs(np.array(hands) - np.array(counts)/len(hands)) < 1).all()
@@ -146,12 +149,15 @@ def test_epochs_differ():
     left_out = {i for e in range(150) for i in set(range(13)) - set(np.concatenate([r for r,_ in drop.epoch(e)]))}
     assert left_out == set(range(13))                                           # not always the longest
 
-@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 10), st.lists(st.integers(1, 70), min_size=1, max_size=5))
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80), st.integers(1, 10),
+       st.lists(st.integers(1, 70), min_size=1, max_size=5))
 def test_only_the_given_widths(lengths, bs, widths):
     for rows,width in BucketSampler(lengths, bs, widths).epoch():
         assert width in widths and (width >= max(lengths[i] for i in rows) or width == max(widths))
 
-@pytest.mark.parametrize('kw', [dict(remainder='pad'), dict(bs=0), dict(rank=2, world_size=2), dict(balance=True), dict(world_size=9)])
+@pytest.mark.parametrize('kw',
+                         [dict(remainder='pad'), dict(bs=0), dict(rank=2, world_size=2), dict(balance=True),
+                          dict(world_size=9)])
 def test_wrong_settings(kw):
     with pytest.raises(TweetnbError): BucketSampler([1, 2, 3], **kw)
 
@@ -175,7 +181,8 @@ def learner(train, val=None, metrics=accuracy):
     dls = TweetDataLoaders(train, val or TweetDL(ds, bs=16), device=torch.device('cpu'))
     return Learner(dls, Echo(), metrics=metrics)
 
-loaders = dict(sorted=dict(), shuffled=dict(shuffle=True), dropped=dict(shuffle=True, drop_last=True), filled=dict(remainder='fill'),
+loaders = dict(sorted=dict(), shuffled=dict(shuffle=True), dropped=dict(shuffle=True, drop_last=True),
+               filled=dict(remainder='fill'),
                filled_shuffled=dict(remainder='fill', shuffle=True), stratified=dict(shuffle=True, stratify=True),
                balanced=dict(shuffle=True, balance=True), few_widths=dict(widths=(8, 16, 23), shuffle=True),
                balanced_filled=dict(shuffle=True, balance=True, remainder='fill'))
@@ -188,10 +195,12 @@ def test_predictions_come_in_the_order_of_the_input(name, bs):
     with learn.no_bar(), learn.no_logging():
         for got in learn.get_preds(dl=dl, act=lambda o: o), learn.get_preds(ds_idx=0, act=lambda o: o):
             assert torch.equal(got[0][:,0], first) and torch.equal(got[1], ds.y)
-        inp,preds,targs,dec,losses = learn.get_preds(dl=dl, act=lambda o: o, with_input=True, with_decoded=True, with_loss=True)
+        inp,preds,targs,dec,losses = learn.get_preds(dl=dl, act=lambda o: o, with_input=True, with_decoded=True,
+                                                     with_loss=True)
     assert torch.equal(preds[:,0], first) and torch.equal(targs, ds.y) and len(dec) == 101
     assert torch.allclose(losses, torch.nn.functional.cross_entropy(preds, targs, reduction='none'))
-    assert torch.equal(torch.stack([o[0] for o in inp[0]]).float(), first) and inp[1].tolist() == ds.store.lengths.tolist()
+    assert torch.equal(torch.stack([o[0] for o in inp[0]]).float(), first)
+    assert inp[1].tolist() == ds.store.lengths.tolist()
 
 def test_order_after_some_epochs_and_an_order_from_outside():
     dl = TweetDL(ds, bs=16, shuffle=True)
@@ -293,10 +302,11 @@ def test_hub_datasets_by_name(tmp_path, monkeypatch):
     monkeypatch.setattr(datasets.config, 'HF_DATASETS_CACHE', tmp_path/'cache')
     dls = TweetDataLoaders.from_hf(str(tmp_path), min_freq=1)
     assert (len(dls.train_ds), len(dls.valid_ds), dls.c) == (101, 20, 3)
-    with pytest.raises(TweetnbError, match='cannot be loaded.*pass a Dataset'): TweetDataLoaders.from_hf('tweetnb/no-such-dataset')
+    with pytest.raises(TweetnbError, match='cannot be loaded.*pass a Dataset'):
+        TweetDataLoaders.from_hf('tweetnb/no-such-dataset')
 
-@pytest.mark.parametrize('option, answer', [('label_delim', 'one label'), ('valid_col', 'column split'), ('seq_len', 'max_len'),
-                                            ('is_lm', 'pretrain')])
+@pytest.mark.parametrize('option, answer', [('label_delim', 'one label'), ('valid_col', 'column split'),
+                                            ('seq_len', 'max_len'), ('is_lm', 'pretrain')])
 def test_other_options_of_fastai_are_explained(option, answer):
     table = pd.DataFrame({'text': texts, 'label': ['a', 'b', 'c']*33 + ['a', 'b']})
     with pytest.raises(TweetnbError, match=answer): TweetDataLoaders.from_df(table, **{option: 1})
@@ -323,8 +333,10 @@ def test_no_tweet_is_cut_by_a_width():
 # --- real tweets
 
 @real
-@pytest.mark.parametrize('file,max_len,options', [('emojify/dev.txt.gz', 32, {}), ('emojify/dev.txt.gz', 48, dict(policy='all')),
-                                                  ('sentiment140/training.1600000.processed.noemoticon.head20k.csv', 128, {})])
+@pytest.mark.parametrize('file,max_len,options', [('emojify/dev.txt.gz', 32, {}),
+                                                  ('emojify/dev.txt.gz', 48, dict(policy='all')),
+                                                  ('sentiment140/training.1600000.processed.noemoticon.head20k.csv',
+                                                   128, {})])
 def test_padding_of_real_tweets(file, max_len, options):
     path = data_path(file)
     if not path.exists(): pytest.skip(f'needs {file}')

@@ -1,4 +1,5 @@
-"""What a saved model promises: damage is refused, kept bundles still load, ONNX answers alike, updates and files are whole or not at all."""
+"""What a saved model promises: damage is refused, kept bundles still load, ONNX answers alike,
+updates and files are whole or not at all."""
 import json, os, pickle, shutil, signal, subprocess, sys, threading, time
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from tweetnb.text.block import TweetDataLoaders
 from tweetnb.models.folder import _digest, update_bundle
 from tweetnb.ship.bundle import load
 from tweetnb.core import TweetnbError, sample_path
-from tweetnb.ship.export import (OnnxModel, _difference, _quantize, available_backends, export_onnx, fastest_backend, latency,
-                                 predict_file, with_backend, write_onnx)
+from tweetnb.ship.export import (OnnxModel, _difference, _quantize, available_backends, export_onnx, fastest_backend,
+                                 latency, predict_file, with_backend, write_onnx)
 from tweetnb.models.layers import MaskedBatchNorm
 from tweetnb.train.learner import tweet_learner
 from tweetnb.data.read import read_tweets
@@ -43,13 +44,15 @@ def lie(folder, **lies):
     info = json.loads((folder/'bundle.json').read_text(encoding='utf-8')) | lies
     (folder/'bundle.json').write_text(json.dumps(info | {'seal': _digest(info)}), encoding='utf-8')
 
-def content(folder): return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
+def content(folder):
+    return {str(p.relative_to(folder)): p.read_bytes() for p in sorted(folder.rglob('*')) if p.is_file()}
 
 
 # --- damage ----------------------------------------------------------------------------------------------------------
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(name=st.sampled_from(['model.safetensors', 'tokenizer.json', 'tweet_tokenizer.json', 'bundle.json']), at=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
+@given(name=st.sampled_from(['model.safetensors', 'tokenizer.json', 'tweet_tokenizer.json', 'bundle.json']),
+       at=st.floats(0, 1, exclude_max=True), flip=st.integers(1, 255))
 def test_a_changed_byte_is_refused(mood, name, at, flip):
     "In any file, at any place; a blank of bundle.json may become another blank"
     file = mood/name
@@ -95,7 +98,9 @@ def test_a_hidden_pickle_is_refused(mood, what):
     with pytest.raises(TweetnbError, match='looks like a pickle, which can run any code.*Delete it'): load(mood)
     assert not (mood/'pwned').exists()
 
-@pytest.mark.parametrize('key', ['labels', 'model', 'cleaner', 'files', 'max_len', 'widths', 'scores', 'data', 'training', 'hardware', 'format', 'versions', 'decisions'])
+@pytest.mark.parametrize('key',
+                         ['labels', 'model', 'cleaner', 'files', 'max_len', 'widths', 'scores', 'data', 'training',
+                          'hardware', 'format', 'versions', 'decisions'])
 @pytest.mark.parametrize('value', [None, -1, 'x', [], {}, [1], {'x': 1}], ids=repr)
 def test_nonsense_under_a_fitting_seal_is_told(mood, key, value):
     "Either it loads, because it matters to the card alone, or it is a TweetnbError, never another one"
@@ -139,10 +144,13 @@ def test_kept_bundles_can_be_exported(folder, tmp_path):
 
 # --- ONNX ------------------------------------------------------------------------------------------------------------
 
-tiny = dict(model_type='bert', hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64, max_position_embeddings=40)
-small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7), ngram=dict(n_emb=6, n_buckets=40),
+tiny = dict(model_type='bert', hidden_size=32, num_hidden_layers=2, num_attention_heads=4, intermediate_size=64,
+            max_position_embeddings=40)
+small = dict(pyramid=dict(widths=(3, 5, 6, 8)), gru_attention=dict(n_emb=9, n_hidden=8, n_last=7),
+             ngram=dict(n_emb=6, n_buckets=40),
              bert=dict(encoder=tiny), hf_classifier=dict(encoder=tiny), bert_arabizi=dict(encoder=tiny, width=20))
-variants = [(name, {}) for name in models if name not in ('gru', 'stacked_bilstm')] + [('gru', dict(bidirectional=True, n_layers=2, activation='relu', pool='max'))]
+variants = [(name, {}) for name in models if name not in ('gru', 'stacked_bilstm')]
+variants += [('gru', dict(bidirectional=True, n_layers=2, activation='relu', pool='max'))]
 
 @needs_onnx
 @pytest.mark.parametrize('name,kwargs', variants, ids=lambda o: o if isinstance(o, str) else ' '.join(o))
@@ -165,10 +173,13 @@ def test_export_round_trip(mood):
     before = load(mood)
     report = export_onnx(mood, int8=True, check=df)
     after = load(mood)
-    assert report == after.info['onnx'] and report['onnx difference'] < 1e-4 and report['onnx agreement'] == 1 and report['int8 agreement'] > .95
+    assert report == after.info['onnx'] and report['onnx difference'] < 1e-4 and report['onnx agreement'] == 1
+    assert report['int8 agreement'] > .95
     assert abs(report['int8 accuracy'] - report['torch accuracy']) < .05
-    assert available_backends(before) == ['torch', 'bf16'] and available_backends(after) == ['torch', 'bf16', 'onnx', 'int8']
-    np.testing.assert_allclose(with_backend(after, 'onnx').predict_proba(df['text']), before.predict_proba(df['text']), atol=1e-5)
+    assert available_backends(before) == ['torch', 'bf16']
+    assert available_backends(after) == ['torch', 'bf16', 'onnx', 'int8']
+    np.testing.assert_allclose(with_backend(after, 'onnx').predict_proba(df['text']), before.predict_proba(df['text']),
+                               atol=1e-5)
     assert export_onnx(mood)['onnx difference'] < 1e-4                                   # again, over the old one
     (mood/'model.onnx').write_bytes((mood/'model.onnx').read_bytes()[:-1] + b'!')
     with pytest.raises(TweetnbError, match='changed since it was saved'): load(mood)
@@ -196,7 +207,9 @@ def test_an_update_that_fails_changes_nothing(mood):
     before = content(mood)
     with pytest.raises(ZeroDivisionError):
         with update_bundle(mood) as (folder, info):
-            info['labels'] = ['half']; (folder/'model.safetensors').unlink(); (folder/'model.safetensors').write_bytes(b'half'); 1/0
+            info['labels'] = ['half']; (folder/'model.safetensors').unlink()
+            (folder/'model.safetensors').write_bytes(b'half')
+            1/0
     assert content(mood) == before and [o.name for o in mood.parent.iterdir()] == ['mood']
     load(mood)
 
@@ -204,9 +217,11 @@ def test_a_killed_update_changes_nothing(mood):
     before = content(mood)
     code = ('import sys, time; from tweetnb.models.folder import update_bundle\n'
             'with update_bundle(sys.argv[1]) as (folder, info):\n'
-            "    info['labels'] = ['half']; (folder/'model.safetensors').unlink(); (folder/'model.safetensors').write_bytes(b'half')\n"
+            "    info['labels'] = ['half']; (folder/'model.safetensors').unlink(); "
+            "(folder/'model.safetensors').write_bytes(b'half')\n"
             "    print('in the middle', flush=True); time.sleep(60)")
-    it = subprocess.Popen([sys.executable, '-c', code, str(mood)], stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    it = subprocess.Popen([sys.executable, '-c', code, str(mood)], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1'})
     assert it.stdout.readline() == 'in the middle\n'
     it.kill(); it.wait(20)
     assert content(mood) == before
@@ -225,7 +240,9 @@ def test_a_bundle_never_replaces_something_else(mood):
 # --- files of any size -----------------------------------------------------------------------------------------------
 
 @settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(texts=st.lists(st.text(st.characters(codec='utf-8', exclude_characters='\x00'), max_size=30), min_size=1, max_size=40), rows=st.integers(1, 50))
+@given(texts=st.lists(st.text(st.characters(codec='utf-8', exclude_characters='\x00'), max_size=30),
+                      min_size=1, max_size=40),
+       rows=st.integers(1, 50))
 def test_a_stream_answers_as_the_whole(mood, texts, rows):
     "Whatever the texts and however many at once: as many rows, in order, with the same answers; counts add up"
     file, out, bundle = mood.parent/'in.jsonl', mood.parent/'out.csv', load(mood)
@@ -248,7 +265,8 @@ def test_a_stream_that_breaks_leaves_the_old_file(mood):
     predict_file(mood, good, out, backend='torch')
     before = out.read_bytes()
     with pytest.raises(TweetnbError): predict_file(mood, [good, bad], out, backend='torch')
-    assert out.read_bytes() == before and sorted(o.name for o in mood.parent.iterdir()) == ['a.csv', 'b.csv.gz', 'mood', 'out.csv']
+    assert out.read_bytes() == before
+    assert sorted(o.name for o in mood.parent.iterdir()) == ['a.csv', 'b.csv.gz', 'mood', 'out.csv']
     with pytest.raises(TweetnbError, match='text'): predict_file(mood, good, out, backend='torch', text='body')
     (mood.parent/'nothing.csv').write_text('text\n', encoding='utf-8')
     with pytest.raises(TweetnbError, match='no rows'): predict_file(mood, mood.parent/'nothing.csv', out)
@@ -259,13 +277,17 @@ def test_memory_does_not_grow_with_the_file(mood):
     "A process of its own predicts 10,000 tweets, then 100,000"
     some = read_tweets(sample_path('tweets.csv'), label=False)['text'].tolist()
     for n in 10_000, 100_000:
-        pd.DataFrame({'id': range(n), 'text': [f'{some[i % len(some)]} {i}' for i in range(n)]}).to_csv(mood.parent/f'{n}.csv', index=False)
+        df = pd.DataFrame({'id': range(n), 'text': [f'{some[i % len(some)]} {i}' for i in range(n)]})
+        df.to_csv(mood.parent/f'{n}.csv', index=False)
     code = ('import sys; from tweetnb.ship.export import predict_file\n'
-            "def peak(): return next(int(o.split()[1])//1024 for o in open('/proc/self/status') if o.startswith('VmHWM'))\n"      # ru_maxrss is inherited
+            "def peak(): return next(int(o.split()[1])//1024 for o in open('/proc/self/status') if "
+            "o.startswith('VmHWM'))\n"      # ru_maxrss is inherited
             'for n in 10_000, 100_000:\n'
-            "    r = predict_file(sys.argv[1], f'{sys.argv[2]}/{n}.csv', f'{sys.argv[2]}/out.parquet', backend='torch', rows=5_000, bs=256)\n"
+            "    r = predict_file(sys.argv[1], f'{sys.argv[2]}/{n}.csv', f'{sys.argv[2]}/out.parquet', "
+            "backend='torch', rows=5_000, bs=256)\n"
             "    print(r['written'], peak(), flush=True)")
-    said = subprocess.run([sys.executable, '-c', code, str(mood), str(mood.parent)], capture_output=True, text=True, timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+    said = subprocess.run([sys.executable, '-c', code, str(mood), str(mood.parent)], capture_output=True, text=True,
+                          timeout=300, env={**os.environ, 'OMP_NUM_THREADS': '1'})
     (a, small), (b, large) = [map(int, line.split()) for line in said.stdout.splitlines()]
     assert (a, b) == (10_000, 100_000) and large - small < 60, said
 

@@ -22,14 +22,16 @@ def some_probs(seed, n=200, k=3, sharp=1.):
     return pd.DataFrame(q, columns=list('abcdefgh'[:k])), np.array(list('abcdefgh'))[y]
 
 @settings(max_examples=60, deadline=None)
-@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), k=st.integers(2, 5), sharp=st.sampled_from([.01, .3, 1., 3., 30., 300.]))
+@given(seed=st.integers(0, 10_000), n=st.integers(1, 60), k=st.integers(2, 5),
+       sharp=st.sampled_from([.01, .3, 1., 3., 30., 300.]))
 def test_a_temperature_never_makes_it_worse(seed, n, k, sharp):
     "On the tweets that it was fitted on; answers never change"
     probs, true = some_probs(seed, n, k, sharp)
     t = Temperature.fit(probs, true)
     assert log_loss(t(probs), true) <= log_loss(probs, true) + 1e-9
     np.testing.assert_allclose(t(probs).sum(axis=1), 1, atol=1e-9)
-    assert (t(probs).to_numpy()[np.arange(n), probs.to_numpy().argmax(1)] >= t(probs).max(axis=1).to_numpy() - 1e-12).all()
+    found = t(probs).to_numpy()[np.arange(n), probs.to_numpy().argmax(1)]
+    assert (found >= t(probs).max(axis=1).to_numpy() - 1e-12).all()
 
 @pytest.mark.parametrize('sharp', [.5, 1., 2., 4.])
 def test_the_temperature_is_found(sharp):
@@ -63,7 +65,8 @@ def test_neutral_gains_where_neutral_words_say_little():
     "A tweet without any trained word is the one that is rejected; the benchmark measures real tweets"
     said = dict(positive='good great lovely happy', negative='bad awful sad angry', neutral='table train seven blue')
     rng = np.random.default_rng(0)
-    rows = [(' '.join(['the', *rng.choice(words.split(), 3)]), label) for label,words in said.items() for _ in range(60)]
+    rows = [(' '.join(['the', *rng.choice(words.split(), 3)]), label) for label,words in said.items()
+            for _ in range(60)]
     table = pd.DataFrame(rows, columns=['text', 'label'])
     two = table[table['label'] != 'neutral']
     model = LinearClassifier().fit(two['text'], two['label'])

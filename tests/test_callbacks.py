@@ -117,7 +117,8 @@ def test_weights_and_biases_offline(tmp_path, alone, monkeypatch):
 
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     import sys
-    loggers = ('torch.utils.tensorboard', TensorBoard(tmp_path), 'tensorboard'), ('wandb', WandB(folder=tmp_path), 'wandb')
+    loggers = (('torch.utils.tensorboard', TensorBoard(tmp_path), 'tensorboard'),
+               ('wandb', WandB(folder=tmp_path), 'wandb'))
     for name,log,extra in loggers:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(TweetnbError, match=rf'tweetnb\[{extra}\]'): log.open()

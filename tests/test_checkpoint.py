@@ -1,6 +1,7 @@
 """Killed at any moment, a run resumes and ends with the same bits
 
-The killed processes are forks of one helper (this file, run as a script) that has imported everything and has one thread."""
+The killed processes are forks of one helper (this file, run as a script) that has imported everything and
+has one thread."""
 import json, os, random, signal, subprocess, sys, time
 from pathlib import Path
 
@@ -9,7 +10,8 @@ from hypothesis import given, settings, strategies as st
 
 EPOCHS,BS,LR = 3,16,5e-3
 
-def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', more=(), opt=None, seconds=None, seed=42, **kw):
+def make(folder=None, n=400, bs=BS, n_hidden=16, steps=5, monitor='valid_loss', more=(), opt=None, seconds=None,
+         seed=42, **kw):
     from fastai.metrics import accuracy
     from tweetnb.text.block import TweetDataLoaders
     from tweetnb.train.callbacks import EvaluateEvery
@@ -180,7 +182,8 @@ def test_killed_while_writing(run, short, tmp_path):
 # --- several fits in one script, early stopping, fastai's own optimiser
 
 def test_freeze_and_unfreeze(run, tmp_path):
-    job = dict(make=small, fits=[['freeze', 0], ['fit_one_cycle', 1], ['unfreeze', 0], ['fit_one_cycle', 2], ['fit', 1]])
+    job = dict(make=small,
+               fits=[['freeze', 0], ['fit_one_cycle', 1], ['unfreeze', 0], ['fit_one_cycle', 2], ['fit', 1]])
     want,killed = run(tmp_path/'whole', **job),0
     assert 'error' not in want
     for n in 8, 45, 80, 120, 160:
@@ -256,8 +259,8 @@ def test_the_best_weights(tmp_path, monitor):
 
 # --- refusals
 
-@pytest.mark.parametrize('kw,says', [(dict(bs=16), 'batch size was 32, is now 16'), (dict(n=150), 'tweets was'), (dict(n_hidden=8), 'model: '),
-                                     (dict(opt=adam), 'training: optimiser')])
+@pytest.mark.parametrize('kw,says', [(dict(bs=16), 'batch size was 32, is now 16'), (dict(n=150), 'tweets was'),
+                                     (dict(n_hidden=8), 'model: '), (dict(opt=adam), 'training: optimiser')])
 def test_another_run_is_refused(tmp_path, kw, says):
     from tweetnb.core import TweetnbError
     with pytest.raises(Cut): train(ended(tmp_path/'run', 5))
@@ -279,7 +282,8 @@ def test_damage_is_reported(tmp_path):
 def test_two_processes_do_not_share_a_folder(run, tmp_path):
     from filelock import FileLock
     (tmp_path/'run').mkdir()
-    with FileLock(tmp_path/'run'/'.lock'): assert 'another process is training' in run(tmp_path/'run', make=small)['error']
+    with FileLock(tmp_path/'run'/'.lock'):
+        assert 'another process is training' in run(tmp_path/'run', make=small)['error']
     assert 'error' not in run(tmp_path/'run', make=small)
 
 # --- a full disk, a folder that cannot be written
@@ -287,7 +291,8 @@ def test_two_processes_do_not_share_a_folder(run, tmp_path):
 def test_a_full_disk_loses_nothing(run, short, tmp_path):
     folder,job = tmp_path/'run',dict(make=small, fits=[['fit_one_cycle', 1]])
     assert 'cannot write the checkpoint' in run(tmp_path/'none', limit=2000, **job)['error']
-    size = train(ended(tmp_path/'size'), 1) and max(o.stat().st_size for o in (tmp_path/'size').rglob('model.safetensors'))
+    train(ended(tmp_path/'size'), 1)
+    size = max(o.stat().st_size for o in (tmp_path/'size').rglob('model.safetensors'))
     got = run(folder, limit=size + 1000, **job)   # the first checkpoint has no averages yet, and fits
     assert 'cannot write the checkpoint (' in got['error'] and 'resumes from checkpoint-000001' in got['error']
     assert 'Exception occured' not in got['error']

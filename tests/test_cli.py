@@ -40,7 +40,8 @@ def mood(tmp_path_factory):
 def test_demo(demo):
     "The best candidate is chosen, scored on tweets that chose nothing, saved, and tried"
     folder, res = demo
-    for said in 'Read', 'rejected', 'TF-IDF', 'n-grams', 'test tweets', 'Confusion', 'tweetnb app': assert said in res.stdout, said
+    for said in 'Read', 'rejected', 'TF-IDF', 'n-grams', 'test tweets', 'Confusion', 'tweetnb app':
+        assert said in res.stdout, said
     info = json.loads((folder/'bundle'/'bundle.json').read_text(encoding='utf-8'))
     assert .6 < info['scores']['accuracy'] < 1 and info['candidates'][0]['candidate'] == 'TF-IDF'
     form, mine = [pd.read_csv(o, dtype=str) for o in (sample_path('sample_submission.csv'), folder/'submission.csv')]
@@ -49,13 +50,16 @@ def test_demo(demo):
 
 
 def test_a_model_by_name(mood):
-    for said in 'epoch 3', 'TF-IDF', 'always the commonest label', 'Confusion', 'Saved to': assert said in mood[1].stdout, said
+    for said in 'epoch 3', 'TF-IDF', 'always the commonest label', 'Confusion', 'Saved to':
+        assert said in mood[1].stdout, said
     info = json.loads((mood[0]/'bundle.json').read_text(encoding='utf-8'))
-    assert info['config']['params'] == {'n_hidden': 32} and info['config']['bs'] == 32 and info['training']['scored_on'] == 'test'
+    assert info['config']['params'] == {'n_hidden': 32} and info['config']['bs'] == 32
+    assert info['training']['scored_on'] == 'test'
 
 
 def test_same_seed_same_weights(tmp_path):
-    for name in 'ab': tweetnb('train', sample_path('tweets.csv'), '--model', 'gru', *tiny, '--limit', 500, '--out', tmp_path/name)
+    for name in 'ab':
+        tweetnb('train', sample_path('tweets.csv'), '--model', 'gru', *tiny, '--limit', 500, '--out', tmp_path/name)
     a,b = [(tmp_path/name/'model.safetensors').read_bytes() for name in 'ab']
     assert a == b
 
@@ -92,9 +96,10 @@ def test_integer_labels_come_back_as_integers(tmp_path):
 
 def test_files_of_ones_own_validate_and_test(tmp_path):
     df = pd.read_csv(sample_path('tweets.csv'))
-    for name,part in dict(train=df[:600], valid=df[600:800], test=df[800:900]).items(): part.to_csv(tmp_path/f'{name}.csv', index=False)
-    res = tweetnb('train', tmp_path/'train.csv', '--valid', tmp_path/'valid.csv', '--test', tmp_path/'test.csv', '--model', 'tfidf',
-                  '--out', tmp_path/'b')
+    for name,part in dict(train=df[:600], valid=df[600:800], test=df[800:900]).items():
+        part.to_csv(tmp_path/f'{name}.csv', index=False)
+    res = tweetnb('train', tmp_path/'train.csv', '--valid', tmp_path/'valid.csv', '--test', tmp_path/'test.csv',
+                  '--model', 'tfidf', '--out', tmp_path/'b')
     info = json.loads((tmp_path/'b'/'bundle.json').read_text(encoding='utf-8'))
     assert 90 < info['scores']['tweets'] <= 100 and 'On the test tweets' in res.stdout
 
@@ -113,20 +118,23 @@ def write(path, text):
 
 def broken_files(d):
     "Each broken input, and what its one line of error must mention"
-    row = 'text,label\n' + ''.join(f'tweet number {i} is {"good" if i%2 else "bad"},{"pos" if i%2 else "neg"}\n' for i in range(40))
+    row = 'text,label\n' + ''.join(f'tweet number {i} is {"good" if i%2 else "bad"},{"pos" if i%2 else "neg"}\n'
+                                   for i in range(40))
     packed = gzip.compress(row.encode()*50); (d/'cut.csv.gz').write_bytes(packed[:len(packed)//2])
     (d/'picture.csv').write_bytes(bytes(range(256))*64)
     return {'missing': (d/'no.csv', ['no.csv']),
             'empty': (write(d/'empty.csv', ''), ['empty.csv', 'empty']),
             'header only': (write(d/'header.csv', 'text,label\n'), ['header.csv']),
-            'no label column': (write(d/'nolabel.csv', 'text,when\nhello there,monday\nbye,friday\n'), ['nolabel.csv', 'label']),
+            'no label column': (write(d/'nolabel.csv', 'text,when\nhello there,monday\nbye,friday\n'),
+                                ['nolabel.csv', 'label']),
             'one class': (write(d/'one.csv', 'text,label\n' + 'a good day,pos\nanother one,pos\n'*9), ["'pos'"]),
             'binary': (d/'picture.csv', ['picture.csv']),
             'truncated gz': (d/'cut.csv.gz', ['cut.csv.gz']),
             'folder': (d, [str(d)])}
 
 
-@pytest.mark.parametrize('case', ['missing', 'empty', 'header only', 'no label column', 'one class', 'binary', 'truncated gz'])
+@pytest.mark.parametrize('case',
+                         ['missing', 'empty', 'header only', 'no label column', 'one class', 'binary', 'truncated gz'])
 def test_one_line_errors(case, tmp_path):
     file, mentions = broken_files(tmp_path)[case]
     res = tweetnb('train', file, '--out', tmp_path/'out', ok=False)
@@ -154,11 +162,13 @@ def test_missing_texts_and_numbers_are_counted(tmp_path):
 
 def test_submission_is_checked(demo, tmp_path):
     bundle, test = demo[0]/'bundle', sample_path('tweets_test.csv')
-    def predict(sample): return tweetnb('predict', bundle, test, '--sample', sample, '--out', tmp_path/'s.csv', ok=False)
+    def predict(sample):
+        return tweetnb('predict', bundle, test, '--sample', sample, '--out', tmp_path/'s.csv', ok=False)
     form = sample_path('sample_submission.csv').read_text(encoding='utf-8').splitlines()
     shuffled = [form[0]] + form[:0:-1]
     assert predict(write(tmp_path/'a.csv', '\n'.join(shuffled) + '\n')).returncode == 0
-    assert [o.split(',')[0] for o in (tmp_path/'s.csv').read_text(encoding='utf-8').splitlines()] == [o.split(',')[0] for o in shuffled]
+    written = (tmp_path/'s.csv').read_text(encoding='utf-8').splitlines()
+    assert [o.split(',')[0] for o in written] == [o.split(',')[0] for o in shuffled]
     assert 'is not in the sample' in predict(write(tmp_path/'b.csv', '\n'.join(form[:-1]) + '\n')).stderr
     assert 'is not among the tweets' in predict(write(tmp_path/'c.csv', '\n'.join([*form, 'nobody,0']) + '\n')).stderr
     assert 'occurs twice' in predict(write(tmp_path/'d.csv', '\n'.join([*form, form[-1]]) + '\n')).stderr
@@ -166,10 +176,12 @@ def test_submission_is_checked(demo, tmp_path):
 
 
 def test_compare_resumes(tmp_path):
-    args = 'compare', sample_path('tweets.csv'), '--models', 'tfidf,ngram', '--seeds', 2, '--epochs', 1, '--out', tmp_path/'c'
+    args = ('compare', sample_path('tweets.csv'), '--models', 'tfidf,ngram', '--seeds', 2, '--epochs', 1,
+            '--out', tmp_path/'c')
     first = tweetnb(*args).stdout
     table = pd.read_csv(tmp_path/'c'/'leaderboard.csv', index_col='model')
-    assert set(table.index) == {'tfidf', 'ngram'} and (table['runs'] == 2).all() and (tmp_path/'c'/'leaderboard.png').stat().st_size > 5000
+    assert set(table.index) == {'tfidf', 'ngram'} and (table['runs'] == 2).all()
+    assert (tmp_path/'c'/'leaderboard.png').stat().st_size > 5000
     runs = {o: o.stat().st_mtime_ns for o in (tmp_path/'c'/'runs').iterdir()}
     assert len(runs) == 8 and tweetnb(*args).stdout.splitlines()[-6:] == first.splitlines()[-6:]
     assert {o: o.stat().st_mtime_ns for o in (tmp_path/'c'/'runs').iterdir()} == runs           # nothing was run again
@@ -188,7 +200,8 @@ def test_two_processes_and_checkpoints(tmp_path):
     state = '--processes', 2, '--checkpoints', tmp_path/'state'
     args = ['train', sample_path('tweets.csv'), '--model', 'bilstm', *tiny, *state]
     outs = [tweetnb(*args, '--out', tmp_path/o).stdout for o in 'ab']
-    assert outs[0].count('Saved to') == 1 and outs[0].count('epoch 1') == 1                      # one of the processes speaks
+    # one of the processes speaks
+    assert outs[0].count('Saved to') == 1 and outs[0].count('epoch 1') == 1
     a,b = [(tmp_path/o/'model.safetensors').read_bytes() for o in 'ab']
     assert a == b
 
@@ -226,8 +239,10 @@ def test_importing_tweetnb_leaves_torch_xla_and_torchvision_alone():
 def test_real_submission(tmp_path):
     "A real competition: IDs, order and labels come back exactly, also where its sample lost two leading zeros"
     folder = data_path('arabizi')
-    tweetnb('train', folder/'Train.csv', '--model', 'lstm', '--set', 'cleaner=arabizi', '--limit', 6000, *tiny, '--out', tmp_path/'b')
-    out = tweetnb('predict', tmp_path/'b', folder/'Test.csv', '--sample', folder/'SampleSubmission.csv', '--out', tmp_path/'s.csv').stdout
+    tweetnb('train', folder/'Train.csv', '--model', 'lstm', '--set', 'cleaner=arabizi', '--limit', 6000, *tiny, '--out',
+            tmp_path/'b')
+    out = tweetnb('predict', tmp_path/'b', folder/'Test.csv', '--sample', folder/'SampleSubmission.csv', '--out',
+                  tmp_path/'s.csv').stdout
     form, mine = [pd.read_csv(o, dtype=str) for o in (folder/'SampleSubmission.csv', tmp_path/'s.csv')]
     assert len(mine) == 30_000 and list(mine.columns) == ['ID', 'label'] and (mine['ID'] == form['ID']).all()
     assert set(mine['label'].astype(str)) <= {'-1', '0', '1'} and '2 IDs lack their leading zeros' in out
@@ -245,8 +260,10 @@ def test_real_label_never_seen(tmp_path):
 def test_import_is_light():
     "`import tweetnb` imports no library; a linear bundle answers without PyTorch and fastai"
     code = "import sys, tweetnb; print([o for o in ('torch', 'fastai', 'pandas', 'numpy') if o in sys.modules])"
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'
     bundle = Path(__file__).parent/'bundles'/'0.1.0'/'tfidf'
     code = (f"import sys, tweetnb as tn; assert len(tn.load({str(bundle)!r}).predict('hello')) == 1; "
             "print([o for o in ('torch', 'fastai', 'transformers') if o in sys.modules])")
-    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.strip() == '[]'
+    assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
+                          check=True).stdout.strip() == '[]'

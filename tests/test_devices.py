@@ -27,9 +27,11 @@ def test_devices_by_name(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'get_device_capability', lambda device: (7, 5))
     assert resolve_device() == torch.device('cuda') and resolve_device('cuda:1') == torch.device('cuda:1')
     assert default_precision() == 'fp16'
-    with pytest.raises(TweetnbError, match="'cuda:2' is not available: PyTorch finds 2.*device='auto'"): resolve_device('cuda:2')
+    with pytest.raises(TweetnbError, match="'cuda:2' is not available: PyTorch finds 2.*device='auto'"):
+        resolve_device('cuda:2')
 
-@pytest.mark.parametrize('name,message', [('abacus', 'unknown device'), ('meta', 'unsupported device'), ('cpu:1', 'not available')])
+@pytest.mark.parametrize('name,message',
+                         [('abacus', 'unknown device'), ('meta', 'unsupported device'), ('cpu:1', 'not available')])
 def test_devices_that_are_absent(name, message):
     with pytest.raises(TweetnbError, match=message): resolve_device(name)
 
@@ -74,7 +76,8 @@ def test_a_runner_leaves_nothing_behind():
 
 def test_without_a_runner_all_stays_as_it_was():
     learn = alone('make')()
-    assert not any(isinstance(cb, (Autocast, SyncGradients)) for cb in learn.cbs) and learn.dls.device == torch.device('cpu')
+    assert not any(isinstance(cb, (Autocast, SyncGradients)) for cb in learn.cbs)
+    assert learn.dls.device == torch.device('cpu')
     with runner('cpu', 'fp32', threads=1):
         other = alone('make')()
         assert alone('fit')(learn) == alone('fit')(other)
@@ -97,7 +100,8 @@ def test_half_the_bits_cost_no_accuracy():
     df = df.assign(split=np.where(np.arange(len(df)) % 2, 'train', 'valid'))
     def accuracy(precision, seed):
         with runner('cpu', precision, threads=1):
-            learn = tweet_learner(TweetDataLoaders.from_df(df, bs=32), 'gru', n_emb=64, n_hidden=64, metrics=[], seed=seed)
+            learn = tweet_learner(TweetDataLoaders.from_df(df, bs=32), 'gru', n_emb=64, n_hidden=64, metrics=[],
+                                  seed=seed)
             with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(4, 5e-3)
             return learn.scores().accuracy
     means = {p: np.mean([accuracy(p, s) for s in range(2)]) for p in ('fp32', 'bf16')}

@@ -50,10 +50,13 @@ def test_gradients_sent_during_the_backward_pass_are_the_same(together, single):
 
 @pytest.mark.parametrize('way', ['plain', 'filled'])
 def test_metrics_are_those_of_all_rows(together, single, way):
-    for res,_ in together: close(res[f'{way} validated'], single[0][f'{way} validated'], 1e-5 if way == 'plain' else .02)
+    for res,_ in together:
+        close(res[f'{way} validated'], single[0][f'{way} validated'], 1e-5 if way == 'plain' else .02)
     assert together[0][0][f'{way} validated'] == together[1][0][f'{way} validated']
 
-@pytest.mark.parametrize('what', ['plain preds', 'filled preds', 'plain targs', 'filled targs', 'few', 'three', 'odd', 'predict'])
+@pytest.mark.parametrize('what',
+                         ['plain preds', 'filled preds', 'plain targs', 'filled targs', 'few', 'three', 'odd',
+                          'predict'])
 def test_every_row_once_and_in_order_everywhere(together, single, what):
     for res,_ in together:
         assert np.shape(res[what]) == np.shape(single[0][what])
@@ -80,7 +83,8 @@ def test_a_killed_process_ends_the_run_and_the_run_resumes(tmp_path):
     started = time.monotonic()
     with pytest.raises(TweetnbError, match='process 1 failed: was killed by SIGKILL.*resumed'):
         launch(tmp_path/'script.py', 'killed', tmp_path, 'die')
-    assert time.monotonic() - started < 300                    # not after the 600 s for which a process waits for another
+    # not after the 600 s for which a process waits for another
+    assert time.monotonic() - started < 300
     assert [p.name for p in tmp_path.glob('run/checkpoint-*')] and not list(tmp_path.glob('*.json'))
     launch(tmp_path/'script.py', 'killed', tmp_path, 'live')
     learn = alone('make')()
@@ -115,7 +119,8 @@ def test_two_machines(tmp_path):
 def test_invalid_launches():
     with pytest.raises(TweetnbError, match='script not found'): launch('nowhere.py')
     with pytest.raises(TweetnbError, match='cannot import'): launch(lambda: None)
-    with pytest.raises(TweetnbError, match='not the address of the first machine'): torchrun_args(2, nodes=2, master='somewhere')
+    with pytest.raises(TweetnbError, match='not the address of the first machine'):
+        torchrun_args(2, nodes=2, master='somewhere')
     with pytest.raises(TweetnbError, match='is invalid'): torchrun_args(1, nodes=2, node_rank=2, master='a:1')
     with pytest.raises(TweetnbError, match='not started by torchrun'): runner('ddp')
 
@@ -126,7 +131,8 @@ def test_no_launch_within_a_launch(monkeypatch):
 def test_a_batch_that_does_not_divide(monkeypatch):
     monkeypatch.setenv('RANK', '0'); monkeypatch.setenv('WORLD_SIZE', '3')
     dls = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'))[:100], bs=32)
-    with pytest.raises(TweetnbError, match='32 tweets cannot be divided among 3.*multiple of 3'): runner('ddp').place(dls)
+    with pytest.raises(TweetnbError, match='32 tweets cannot be divided among 3.*multiple of 3'):
+        runner('ddp').place(dls)
     other = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'))[:100], bs=30, val_bs=50)
     placed = runner('ddp').place(other)
     assert (placed.train.bs, placed.valid.bs) == (10, 17) and runner('ddp').place(placed).train.bs == 10
@@ -138,15 +144,18 @@ def test_weights_of_rows():
 
 def test_which_process_is_blamed(tmp_path):
     def log(name, text): (tmp_path/name).write_text(text); return str(tmp_path/name)
-    lost = log('lost', '[rank0]: RuntimeError: [../gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:31')
-    own = log('own', 'Traceback\n[rank1]: ValueError: bad tweet\n[W1121 07:00 warning.cpp:1] Warning: never destroyed\n')
+    lost = log('lost',
+               '[rank0]: RuntimeError: [../gloo/transport/tcp/pair.cc:544] Connection closed by peer [127.0.0.1]:31')
+    own = log('own',
+              'Traceback\n[rank1]: ValueError: bad tweet\n[W1121 07:00 warning.cpp:1] Warning: never destroyed\n')
     first = dict(rank=0, code=1, log=lost)
     assert first_failure([first, dict(rank=1, code=1, log=own)]) == 'process 1 failed: ValueError: bad tweet'
     assert first_failure([first, dict(rank=3, code=-11, log='')]) == 'process 3 failed: was killed by SIGSEGV'
     assert 'ended with code 7' in first_failure([dict(rank=2, code=7, log='')])
 
 def test_threads_and_environment_of_children(tmp_path, capfd):
-    script = "import os, sys\nprint(*(os.environ[o] for o in ('USE_TORCH_XLA', 'TWEETNB_RUNNER', 'WORLD_SIZE')), *sys.argv[1:])"
+    script = "import os, sys\n" \
+             "print(*(os.environ[o] for o in ('USE_TORCH_XLA', 'TWEETNB_RUNNER', 'WORLD_SIZE')), *sys.argv[1:])"
     launch(script, 'a', 7, processes=1)
     assert capfd.readouterr().out.split() == ['0', 'ddp', '1', 'a', '7']
 

@@ -28,7 +28,8 @@ def test_calibration_error_by_a_loop(rows, bins):
     probs, true = table_of(rows)
     want = 0
     for b in range(bins):
-        mine = [(p.max(), p.argmax() == y) for p,y in zip(probs.to_numpy(), true) if min(int(p.max()*bins), bins-1) == b]
+        mine = [(p.max(), p.argmax() == y) for p,y in zip(probs.to_numpy(), true)
+                if min(int(p.max()*bins), bins-1) == b]
         if mine: want += len(mine)/len(rows)*abs(np.mean([o for o,_ in mine]) - np.mean([o for _,o in mine]))
     assert calibration_error(probs, true, bins) == pytest.approx(want, abs=1e-12)
     assert reliability(probs, true, bins)['tweets'].sum() == len(rows)
@@ -60,7 +61,8 @@ def test_the_interval_covers():
     hits = 0
     for _ in range(200):
         right = rng.random(150) < .7
-        low, high = Scores(['a']*150, np.where(right, 'a', 'b'), ['a', 'b']).report(draws=300).loc['accuracy', ['low', 'high']]
+        low, high = Scores(['a']*150, np.where(right, 'a', 'b'),
+                           ['a', 'b']).report(draws=300).loc['accuracy', ['low', 'high']]
         hits += low <= .7 <= high
     assert .89 < hits/200 <= .99
 

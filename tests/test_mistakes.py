@@ -53,10 +53,12 @@ def test_out_of_fold_has_not_seen_the_tweet():
 def test_top_losses_by_a_plain_loop(baseline):
     some = df.sample(200, random_state=0)
     p = baseline.predict_proba(some['text'])
-    want = sorted(((-np.log(p[l].iloc[i]), t) for i,(l,t) in enumerate(zip(some['label'].astype(str), some['text']))), reverse=True)[:10]
+    want = sorted(((-np.log(p[l].iloc[i]), t) for i,(l,t) in enumerate(zip(some['label'].astype(str), some['text']))),
+                  reverse=True)[:10]
     found = top_losses(baseline, some, 10)
     np.testing.assert_allclose(found['loss'], [o for o,_ in want], rtol=1e-5)
-    assert found['text'].tolist() == [t for _,t in want] and some.loc[found.index, 'text'].tolist() == found['text'].tolist()
+    assert found['text'].tolist() == [t for _,t in want]
+    assert some.loc[found.index, 'text'].tolist() == found['text'].tolist()
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.lists(st.integers(1, 30), min_size=1, max_size=60), bins=st.integers(1, 8))
@@ -68,7 +70,8 @@ def test_groups_count_every_tweet(n, bins):
         low, _, high = name.partition('–')
         assert int(low) <= k <= int(high or low)
     table = accuracy_by(by, ['a']*len(n), ['a' if k % 2 else 'b' for k in n])
-    assert table['tweets'].sum() == len(n) and (table['low'] <= table['accuracy'] + 1e-9).all() and (table['accuracy'] <= table['high'] + 1e-9).all()
+    assert table['tweets'].sum() == len(n) and (table['low'] <= table['accuracy'] + 1e-9).all()
+    assert (table['accuracy'] <= table['high'] + 1e-9).all()
 
 def test_wilson_covers():
     "About 95 of 100 intervals hold the true share"

@@ -24,7 +24,8 @@ def small(**kwargs):
     torch.manual_seed(0)
     return NgramClassifier(30, 3, **{'n_emb': 5, 'n_buckets': 60, **kwargs}).eval()
 
-kinds = [dict(), dict(max_n=1), dict(max_n=4), dict(max_n=4, space_id=3), dict(min_n=2, max_n=3), dict(min_n=3, max_n=5, space_id=3)]
+kinds = [dict(), dict(max_n=1), dict(max_n=4), dict(max_n=4, space_id=3), dict(min_n=2, max_n=3),
+         dict(min_n=3, max_n=5, space_id=3)]
 
 @pytest.mark.parametrize('kwargs', kinds)
 def test_tables_answer_as_the_module_does(kwargs):

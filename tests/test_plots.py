@@ -18,7 +18,8 @@ from tweetnb.metrics import Scores
 labels = ['😩', '$a$', 'long'*10, 7]
 true = np.array(labels*5, dtype=object)
 scores = Scores(true, np.roll(true, 1), labels)
-epochs = pd.DataFrame(dict(train_loss=[1., .8, .7], valid_loss=[1., .9, .95], accuracy=[.5, .6, .55], macro_f1=[.4, .5, .6]))
+epochs = pd.DataFrame(dict(train_loss=[1., .8, .7], valid_loss=[1., .9, .95], accuracy=[.5, .6, .55],
+                           macro_f1=[.4, .5, .6]))
 
 @pytest.fixture(autouse=True)
 def closed():

@@ -13,8 +13,10 @@ from tweetnb.train.learner import tweet_learner
 from tweetnb.train.pretrain import Pretraining, mask_tokens, pretrain
 from tweetnb.text.tokens import TweetTokenizer
 
-TINY = dict(model_type='bert', hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
-TWEETS = [f'{a} {b} {c} again' for a in ('what', 'oh', 'well') for b in ('a lovely', 'a long', 'no') for c in ('day', 'night', 'week', 'bus ride', 'coffee')]*3
+TINY = dict(model_type='bert', hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=64)
+TWEETS = [f'{a} {b} {c} again' for a in ('what', 'oh', 'well') for b in ('a lovely', 'a long', 'no')
+          for c in ('day', 'night', 'week', 'bus ride', 'coffee')]*3
 RUN = dict(epochs=4, bs=16, lr=1e-3, every=5)
 
 
@@ -50,9 +52,11 @@ import json, time
 from tweetnb.train.pretrain import Pretraining
 def slow(run):
     if run.step > 12: print('there', flush=True); time.sleep(60)
-Pretraining(json.loads({json.dumps(json.dumps(TWEETS))}), {str(start)!r}, {str(tmp_path/'killed')!r}, **{RUN!r}).run(slow)
+Pretraining(json.loads({json.dumps(json.dumps(TWEETS))}), {str(start)!r}, {str(tmp_path/'killed')!r},
+            **{RUN!r}).run(slow)
 """
-    with subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'}) as job:
+    with subprocess.Popen([sys.executable, '-W', 'ignore', '-c', code], stdout=subprocess.PIPE, text=True,
+                          env={**os.environ, 'OMP_NUM_THREADS': '1'}) as job:
         assert job.stdout.readline().strip() == 'there'
         job.send_signal(signal.SIGKILL)
     assert [o.name for o in (tmp_path/'killed').iterdir()] == ['checkpoint.safetensors']
@@ -67,10 +71,13 @@ Pretraining(json.loads({json.dumps(json.dumps(TWEETS))}), {str(start)!r}, {str(t
 def test_a_finished_run_is_not_run_again(start, tmp_path):
     first = pretrain(TWEETS, start, tmp_path/'read', **RUN)
     seen = []
-    assert Pretraining(TWEETS, start, tmp_path/'read', **RUN).run(seen.append) | {'folder': ''} == first | {'folder': ''} and not seen
+    again = Pretraining(TWEETS, start, tmp_path/'read', **RUN).run(seen.append)
+    assert again | {'folder': ''} == first | {'folder': ''} and not seen
 
 
-@pytest.mark.parametrize('change', [dict(seed=1), dict(lr=2e-3), dict(epochs=5), dict(cleaner=Cleaner([])), dict(texts=TWEETS[1:])])
+@pytest.mark.parametrize('change',
+                         [dict(seed=1), dict(lr=2e-3), dict(epochs=5), dict(cleaner=Cleaner([])),
+                          dict(texts=TWEETS[1:])])
 def test_the_folder_of_another_run_is_refused(start, tmp_path, change):
     pretrain(TWEETS, start, tmp_path/'read', **RUN)
     before = (tmp_path/'read'/'checkpoint.safetensors').read_bytes()
@@ -79,7 +86,8 @@ def test_the_folder_of_another_run_is_refused(start, tmp_path, change):
     if 'cleaner' in change:                                                            # changes no text: the same run
         assert pretrain(texts, start, tmp_path/'read', **settings)['steps']
         return
-    with pytest.raises(TweetnbError, match='other tweets or settings'): pretrain(texts, start, tmp_path/'read', **settings)
+    with pytest.raises(TweetnbError, match='other tweets or settings'):
+        pretrain(texts, start, tmp_path/'read', **settings)
     assert (tmp_path/'read'/'checkpoint.safetensors').read_bytes() == before
 
 
@@ -91,7 +99,8 @@ def test_bf16(start, tmp_path):
 def test_into_a_learner(start, tmp_path):
     import pandas as pd
     pretrain(TWEETS, start, tmp_path/'read', **RUN)
-    df = pd.DataFrame(dict(text=TWEETS, label=['a', 'b', 'c']*(len(TWEETS)//3), split=['train', 'valid', 'train']*(len(TWEETS)//3)))
+    df = pd.DataFrame(dict(text=TWEETS, label=['a', 'b', 'c']*(len(TWEETS)//3),
+                           split=['train', 'valid', 'train']*(len(TWEETS)//3)))
     df['label'] = df['label'].astype('category')
     dls = TweetDataLoaders.from_df(df, tokenizer=TweetTokenizer.pretrained(tmp_path/'read'), bs=16)
     learn = tweet_learner(dls, 'bert', pretrained=tmp_path/'read', head='mean')

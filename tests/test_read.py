@@ -620,7 +620,8 @@ def test_columns_found_by_name(tmp_path, header, text, label):
     else: assert df['label'].tolist() == [f'value {columns.index(label)}']
 
 def test_columns_found_by_content(tmp_path):
-    rows = [f'{i},http://t.co/{i},I went to see show number {i} again,{i % 2},{"en fr"[i % 2*3:][:2]}' for i in range(40)]
+    rows = [f'{i},http://t.co/{i},I went to see show number {i} again,{i % 2},{"en fr"[i % 2*3:][:2]}'
+            for i in range(40)]
     (tmp_path/'t.csv').write_text('key,link,utterance,is_fun,lang\n' + '\n'.join(rows))
     df = read_tweets(tmp_path/'t.csv', label=True)
     assert df['text'][3] == 'I went to see show number 3 again' and labels_of(df) == [0, 1]

@@ -73,8 +73,8 @@ def test_key_knows_all_that_matters(toks):
 
 def test_all_ways_to_hold_texts_have_one_key(toks):
     lines = ['good', 'so it goes 😩', '']
-    ways = (lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines), pd.Series(lines, dtype='str'),
-            pd.Series(lines, dtype=object), pd.Index(lines))
+    ways = (lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines),
+            pd.Series(lines, dtype='str'), pd.Series(lines, dtype=object), pd.Index(lines))
     assert len({store_key(w, toks['word']) for w in ways}) == 1
 
 
@@ -95,12 +95,15 @@ def test_any_flipped_byte_is_found_and_built_again(toks, tmp_path):
             bad = bytearray(data); bad[at] ^= 1 << int(rng.integers(8))
             (path/name).write_bytes(bad)
             with pytest.raises(TweetnbError, match='Delete the folder'): MappedStore(path)
-        with pytest.warns(UserWarning, match='being rebuilt'): assert (build_store(TRAIN, toks['word'], dir=tmp_path).ids == want).all()
+        with pytest.warns(UserWarning, match='being rebuilt'):
+            assert (build_store(TRAIN, toks['word'], dir=tmp_path).ids == want).all()
         assert (path/name).read_bytes() == data
 
 
 @pytest.mark.parametrize('name', ['ids', 'offsets', 'store.json'])
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:-1], lambda b: b + b'\0', lambda b: b[:len(b)//2], lambda b: b'[1]', None])
+@pytest.mark.parametrize('damage',
+                         [lambda b: b'', lambda b: b[:-1], lambda b: b + b'\0', lambda b: b[:len(b)//2],
+                          lambda b: b'[1]', None])
 def test_cut_or_missing_files(toks, tmp_path, name, damage):
     path = build_store(TRAIN, toks['word'], dir=tmp_path).path
     data = (path/name).read_bytes()
@@ -169,4 +172,5 @@ def test_killed_in_the_middle(toks, tmp_path, workers):
     assert (store.ids == toks['word'].encode([t.lower() for t in TRAIN * 4]).ids).all()
     time.sleep(.5)
     stats = [Path('/proc', pid, 'stat') for pid in set(log.read_text().split())]
-    assert [s for s in stats if s.exists() and s.read_text().split()[2] != 'Z'] == []  # no worker outlives the killed one
+    # no worker outlives the killed one
+    assert [s for s in stats if s.exists() and s.read_text().split()[2] != 'Z'] == []

@@ -1,4 +1,4 @@
-"The tokenizers, beyond what a notebook cell can hold: any text, every emoji, scripts without spaces, pretrained ones, real tweets"
+"The tokenizers, beyond a notebook cell: any text, every emoji, scripts without spaces, pretrained ones, real tweets"
 import gzip, importlib.util, json, pickle, unicodedata
 from pathlib import Path
 
@@ -15,10 +15,10 @@ from tweetnb.text.tokens import TokenStore, TweetTokenizer, tweet_words
 
 # the inputs: snippets that tweets are made of, and anything else
 
-SNIPPETS = ['good', 'GOOD', "can't", '@john', '#TGIF', 'https://t.co/a1', ':)', '<3', '...', '!!!', '👩‍👩‍👧', '🤦🏽‍♀️', '❤️', '🇹🇳', '1️⃣',
-            '3asba', 'مرحبا', 'هذا', 'हिन्दी', '日本', 'é', 'e\u0301', '\u200d', '\ufe0f', '\ufeff', '\x00', '\x1c', '\x85', '\u2028',
-            ' ', '  ', '\n', '\t', '\u00a0', '\u3000', '\ud800', '▁', '##s',
-            '[PAD]', '[UNK]', '[CLS]', '[SEP]', '<pad>', '</s>', '<unk>', '\ufffd', '＠', 'İ', 'ß']
+SNIPPETS = ['good', 'GOOD', "can't", '@john', '#TGIF', 'https://t.co/a1', ':)', '<3', '...', '!!!', '👩‍👩‍👧', '🤦🏽‍♀️',
+            '❤️', '🇹🇳', '1️⃣', '3asba', 'مرحبا', 'هذا', 'हिन्दी', '日本', 'é', 'e\u0301', '\u200d', '\ufe0f', '\ufeff',
+            '\x00', '\x1c', '\x85', '\u2028', ' ', '  ', '\n', '\t', '\u00a0', '\u3000', '\ud800', '▁', '##s', '[PAD]',
+            '[UNK]', '[CLS]', '[SEP]', '<pad>', '</s>', '<unk>', '\ufffd', '＠', 'İ', 'ß']
 texts = st.lists(st.one_of(st.sampled_from(SNIPPETS), st.text(max_size=5)), max_size=12).map(''.join)
 TRAIN = [s + ' ' + t for s in SNIPPETS for t in ('good morning', s, 'so it goes')] * 2
 KINDS = 'word', 'chars', 'bpe', 'wordpiece', 'unigram'
@@ -108,7 +108,7 @@ def test_sentences_in_scripts_without_spaces_are_known():
 
 
 def test_older_tokenizers_split_as_they_did(tmp_path):
-    "The patterns are those of the saved file: until bundle format 1 a Chinese sentence was one word, and 'chars' were 'char'"
+    "The saved file has the patterns: until bundle format 1 a Chinese sentence was one word, and 'chars' were 'char'"
     tok = TweetTokenizer.word(['今天 天气'], min_freq=1)
     saved = json.loads(tok.source)
     saved['pre_tokenizer']['pattern'] = {'Regex': r'[\p{L}\p{N}]+'}
@@ -190,14 +190,15 @@ def test_decode_gives_the_words_back(toks, kind):
 @pytest.mark.parametrize('bad', [['ok', None], ['ok', 3], ['ok', b'bytes'], pd.Series(['ok', None], dtype='str'),
                                  pd.Series(['ok', float('nan')], dtype=object)])
 def test_not_a_text(toks, tmp_path, bad):
-    for use in toks['word'].encode, toks['chars'].encode, TweetTokenizer.word, lambda t: build_store(t, toks['word'], dir=tmp_path):
+    def store(t): return build_store(t, toks['word'], dir=tmp_path)
+    for use in toks['word'].encode, toks['chars'].encode, TweetTokenizer.word, store:
         with pytest.raises(TweetnbError, match='row 1'): use(bad)
 
 
 def test_all_ways_to_hold_texts(toks):
     lines = ['good', 'so it goes 😩', '']
-    ways = (lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines), pd.Series(lines, dtype='str'),
-            pd.Series(lines, dtype=object), pd.Index(lines))
+    ways = (lines, tuple(lines), np.array(lines), np.array(lines, object), pd.Series(lines),
+            pd.Series(lines, dtype='str'), pd.Series(lines, dtype=object), pd.Index(lines))
     assert {bytes(toks['word'].encode(w).ids) for w in ways} == {bytes(toks['word'].encode(lines).ids)}
     assert list(toks['word'].encode(iter(lines)).ids) == list(toks['word'].encode(lines).ids)
 
@@ -222,7 +223,8 @@ def test_no_texts():
 @settings(max_examples=25, deadline=None)
 @given(st.lists(texts, max_size=20), st.randoms(use_true_random=False), st.sampled_from([12, 40, 8000]))
 def test_training_leaves_nothing_to_chance(kind, train, random, size):
-    make = lambda t: getattr(TweetTokenizer, kind)(t, **{'max_vocab' if kind in ('word', 'chars') else 'size': size}).source
+    option = 'max_vocab' if kind in ('word', 'chars') else 'size'
+    make = lambda t: getattr(TweetTokenizer, kind)(t, **{option: size}).source
     assert make(train) == make(random.sample(train, len(train)))
 
 
@@ -249,8 +251,8 @@ def test_saved_loaded_and_pickled(toks, kind, tmp_path):
 
 
 @pytest.mark.parametrize('name', ['tokenizer.json', 'tweet_tokenizer.json'])
-@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'[]', lambda b: b'{"a": 1}', lambda b: b'\xff' + b,
-                                    None])
+@pytest.mark.parametrize('damage', [lambda b: b'', lambda b: b[:len(b)//2], lambda b: b'[]', lambda b: b'{"a": 1}',
+                                    lambda b: b'\xff' + b, None])
 def test_damaged_tokenizer(toks, tmp_path, name, damage):
     toks['word'].save(tmp_path)
     if damage: (tmp_path/name).write_bytes(damage((tmp_path/name).read_bytes()))
@@ -267,7 +269,8 @@ def test_pretrained_without_padding(tmp_path):
     tk.pre_tokenizer, tk.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
     tk.add_special_tokens(['<|endoftext|>'])
     tk.save(str(tmp_path/'tokenizer.json'))
-    (tmp_path/'special_tokens_map.json').write_text('{"eos_token": {"content": "<|endoftext|>"}, "unk_token": "<|endoftext|>"}')
+    (tmp_path/'special_tokens_map.json').write_text(
+        '{"eos_token": {"content": "<|endoftext|>"}, "unk_token": "<|endoftext|>"}')
     tok = TweetTokenizer.pretrained(tmp_path)
     assert (tok.pad_id, tok.unk_id, len(tok), tok.max_len) == (257, 256, 258, None)
     store = tok.encode(['', ' a  b😩', '<|endoftext|>[PAD]'])
@@ -277,7 +280,8 @@ def test_pretrained_without_padding(tmp_path):
 
 def test_pretrained_unigram_cannot_be_forged(tmp_path):
     "As XLM-R: the special tokens are pieces of the model, so that plain text can spell them"
-    pieces = [('<s>', 0.), ('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.), ('▁', -2.), ('▁good', -3.), *((c, -5.) for c in '<sp>ad/')]
+    pieces = [('<s>', 0.), ('<pad>', 0.), ('</s>', 0.), ('<unk>', 0.), ('▁', -2.), ('▁good', -3.),
+              *((c, -5.) for c in '<sp>ad/')]
     tk = Tokenizer(models.Unigram(pieces, 3))
     tk.pre_tokenizer, tk.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
     tk.post_processor = processors.TemplateProcessing('<s> $A </s>', special_tokens=[('<s>', 0), ('</s>', 2)])
@@ -292,7 +296,8 @@ def test_pretrained_unigram_cannot_be_forged(tmp_path):
 def test_pretrained_that_is_not_there(tmp_path, monkeypatch):
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     pytest.importorskip('transformers')
-    with pytest.raises(TweetnbError, match='hf download tweetnb/no-such-model'): TweetTokenizer.pretrained('tweetnb/no-such-model')
+    with pytest.raises(TweetnbError, match='hf download tweetnb/no-such-model'):
+        TweetTokenizer.pretrained('tweetnb/no-such-model')
     (tmp_path/'tokenizer.json').write_text('{')
     with pytest.raises(TweetnbError, match='Fetch the model again'): TweetTokenizer.pretrained(tmp_path)
 
@@ -310,7 +315,8 @@ def tweets(limit=None, part='dev'):
     return found
 
 
-has_tweets = pytest.mark.skipif(not data_path('emojify', 'dev.txt.gz').exists(), reason='needs TWEETNB_DATA/emojify/dev.txt.gz')
+has_tweets = pytest.mark.skipif(not data_path('emojify', 'dev.txt.gz').exists(),
+                                reason='needs TWEETNB_DATA/emojify/dev.txt.gz')
 
 
 def minilm():
@@ -320,7 +326,8 @@ def minilm():
     return Path(spec.origin).parent/'model'
 
 
-HARD = ['', ' ', 'Good MORNING @john :)', '😩 [UNK] [unk]', 'déjà vu', 'हिन्दी 日本', 'x' * 300, 'so ' * 700, 'a\x00b', "can't."]
+HARD = ['', ' ', 'Good MORNING @john :)', '😩 [UNK] [unk]', 'déjà vu', 'हिन्दी 日本', 'x' * 300, 'so ' * 700, 'a\x00b',
+        "can't."]
 
 
 def test_minilm_is_what_transformers_makes_of_it():
@@ -334,7 +341,8 @@ def test_minilm_is_what_transformers_makes_of_it():
     assert [store[i].tolist() for i in same] == [want[i] for i in same]
     assert (len(tok), tok.pad_id, tok.unk_id, tok.prefix, tok.suffix) == (30522, 0, 100, (101,), (102,))
     assert tok.decode(store[2]) == 'good morning @ john : )'
-    for forged in '[PAD]', '[CLS]', '[SEP]', '[MASK]': assert not {0, 101, 102, 103} & set(tok.encode([forged])[0][1:-1].tolist())
+    for forged in '[PAD]', '[CLS]', '[SEP]', '[MASK]':
+        assert not {0, 101, 102, 103} & set(tok.encode([forged])[0][1:-1].tolist())
     assert tok.encode(['']).ids.tolist() == [101, 102]
 
 
@@ -384,7 +392,8 @@ def test_real_tweets_in_pieces(kind):
 def test_pieces_are_those_of_the_library_but_for_ties():
     lines, theirs = tweets(5000), Tokenizer(models.WordPiece(unk_token='[UNK]'))
     theirs.pre_tokenizer = TweetTokenizer.word(lines[:10]).tk.pre_tokenizer
-    trainer = trainers.WordPieceTrainer(vocab_size=4096, min_frequency=2, special_tokens=['[PAD]', '[UNK]'], show_progress=False)
+    trainer = trainers.WordPieceTrainer(vocab_size=4096, min_frequency=2, special_tokens=['[PAD]', '[UNK]'],
+                                        show_progress=False)
     theirs.train_from_iterator(lines, trainer)
     ours = TweetTokenizer.wordpiece(lines, size=4096).vocab
     assert len(ours) == 4096 and len(set(ours) & set(theirs.get_vocab())) > .98*4096

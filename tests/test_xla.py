@@ -1,4 +1,6 @@
-"Real XLA on the CPU: agreement, compilations, several devices. Each job of `xla_jobs.py` runs once, in a process of its own, two at a time"
+"""Real XLA on the CPU: agreement, compilations, several devices.
+
+Each job of `xla_jobs.py` runs once, in a process of its own, two at a time."""
 import importlib.metadata, importlib.util, json, os, subprocess, sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -10,11 +12,14 @@ from tweetnb.ship.bundle import load_bundle
 from tweetnb.core import TweetnbError
 from tweetnb.train.xla import XLARunner, import_xla, pip_line
 
-needs_xla = pytest.mark.skipif(importlib.util.find_spec('torch_xla') is None, reason="needs torch_xla: pip install 'tweetnb[tpu]'")
+needs_xla = pytest.mark.skipif(importlib.util.find_spec('torch_xla') is None,
+                               reason="needs torch_xla: pip install 'tweetnb[tpu]'")
 
 def job(name, *args):
-    env = {**os.environ, 'PJRT_DEVICE': 'CPU', 'USE_TORCH_XLA': '0', 'OMP_NUM_THREADS': '1', 'TF_CPP_MIN_LOG_LEVEL': '3'}
-    res = subprocess.run([sys.executable, '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name, *map(str, args)], env=env,
+    env = {**os.environ, 'PJRT_DEVICE': 'CPU', 'USE_TORCH_XLA': '0', 'OMP_NUM_THREADS': '1',
+           'TF_CPP_MIN_LOG_LEVEL': '3'}
+    res = subprocess.run([sys.executable, '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name,
+                          *map(str, args)], env=env,
                          capture_output=True, text=True, timeout=1800)
     assert res.returncode == 0, res.stderr[-5000:]
     return json.loads(res.stdout.splitlines()[-1])
@@ -26,7 +31,8 @@ def folder(tmp_path_factory): return tmp_path_factory.mktemp('xla')/'bundle'
 def jobs(folder):
     with ThreadPoolExecutor(2) as pool:
         yield {name: [pool.submit(job, *o) for o in what] for name,what in dict(
-            graphs=[('graphs', folder)], agree=[('agree', 0, 2), ('agree', 1, 2)], shared=[('shared',)], late=[('late',)]).items()}
+            graphs=[('graphs', folder)], agree=[('agree', 0, 2), ('agree', 1, 2)], shared=[('shared',)],
+            late=[('late',)]).items()}
         pool.shutdown(cancel_futures=True)
 
 @pytest.fixture(scope='module')
@@ -111,7 +117,9 @@ def test_pip_lines():
     assert pip_line('2.9.0', '2.10.1') == "pip install 'torch==2.10.*' 'torch_xla[tpu]==2.10.*'"
     assert pip_line('2.9.0', None) == "pip install 'tweetnb[tpu]'"
 
-@pytest.mark.parametrize('version,line', [('2.7.0', "pip install 'torch==2.7.*' 'torch_xla[tpu]==2.7.*'"), (None, "pip install 'tweetnb[tpu]'")])
+@pytest.mark.parametrize('version,line',
+                         [('2.7.0', "pip install 'torch==2.7.*' 'torch_xla[tpu]==2.7.*'"),
+                          (None, "pip install 'tweetnb[tpu]'")])
 def test_a_wrong_or_missing_torch_xla_is_reported_with_the_pip_line(monkeypatch, version, line):
     def found(name):
         if version is None: raise importlib.metadata.PackageNotFoundError(name)

@@ -1,4 +1,4 @@
-"Work for tests/test_xla.py, each job in a process of its own because torch_xla changes PyTorch: prints one line of JSON"
+"Work for tests/test_xla.py, each job in its own process because torch_xla changes PyTorch: prints one line of JSON"
 import inspect, json, os, sys, time
 
 os.environ.update(PJRT_DEVICE='CPU', USE_TORCH_XLA='0')
@@ -15,12 +15,14 @@ from tweetnb.data.read import read_tweets
 from tweetnb.models.recurrent import models
 from tweetnb.train.devices import runner
 
-ENCODER = dict(model_type='bert', vocab_size=3000, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
-               max_position_embeddings=160, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
-SMALL = dict(n_emb=12, n_hidden=12, n_last=8, widths=(6, 8, 8, 12), n_buckets=500, encoder=ENCODER, dropout=0., max_len=16)
+ENCODER = dict(model_type='bert', vocab_size=3000, hidden_size=16, num_hidden_layers=2, num_attention_heads=2,
+               intermediate_size=32, max_position_embeddings=160, hidden_dropout_prob=0, attention_probs_dropout_prob=0)
+SMALL = dict(n_emb=12, n_hidden=12, n_last=8, widths=(6, 8, 8, 12), n_buckets=500, encoder=ENCODER, dropout=0.,
+             max_len=16)
 VARIANTS = {'gru, relu': ('gru', dict(activation='relu')), 'rnn, relu': ('rnn', dict(activation='relu')),
             'gru, two-way, concat': ('gru', dict(bidirectional=True, pool='concat'))}
-OWN = dict(subword=dict(n_emb=14))                               # at equal sizes it has the graphs of 'ngram', which would not compile again
+# at equal sizes it has the graphs of 'ngram', which would not compile again
+OWN = dict(subword=dict(n_emb=14))
 
 def some(arch, **kwargs):
     "Small sizes, as far as this model has them"
@@ -29,7 +31,9 @@ def some(arch, **kwargs):
 
 def loaders(n=320, bs=16, valid=32, **kwargs):
     df = read_tweets(sample_path('tweets.csv')).iloc[:n+valid].assign(split=['train']*n + ['valid']*valid)
-    return TweetDataLoaders.from_df(df, **{**dict(bs=bs, val_bs=16, cleaner='tweeteval', remainder='fill', max_len=40), **kwargs})
+    return TweetDataLoaders.from_df(df,
+                                    **{**dict(bs=bs, val_bs=16, cleaner='tweeteval', remainder='fill', max_len=40),
+                                       **kwargs})
 
 def train(where, dls, arch, epochs=1, model={}, lr=3e-3, cbs=None, one_cycle=False, **kwargs):
     "Losses, predictions, weights and the learner"
@@ -42,8 +46,8 @@ def train(where, dls, arch, epochs=1, model={}, lr=3e-3, cbs=None, one_cycle=Fal
         graphs = sorted(learn.host_rounds.graphs) if where == 'xla' else None
         probs = learn.predict_proba().to_numpy()
         weights = {k: v.cpu() for k,v in learn.model.state_dict().items()}
-    return dict(losses=losses, values=values, probs=probs, weights=weights, compiled=compiled, trips=trips, graphs=graphs,
-                learn=learn)
+    return dict(losses=losses, values=values, probs=probs, weights=weights, compiled=compiled, trips=trips,
+                graphs=graphs, learn=learn)
 
 def apart(a, b):
     "The largest differences of two runs"
@@ -57,8 +61,10 @@ def agree(part, parts):
     out = {}
     for name,(arch,kw) in list({**{o: (o, {}) for o in models}, **VARIANTS}.items())[int(part)::int(parts)]:
         start = time.time()
-        a,b = [train(where, loaders(widths=(16,), max_len=16), arch, model=some(arch, **kw)) for where in ('cpu', 'xla')]
-        out[name] = dict(apart(a, b), compiled=b['compiled'], first=a['losses'][0], last=a['losses'][-1], took=time.time() - start)
+        a,b = [train(where, loaders(widths=(16,), max_len=16), arch, model=some(arch, **kw))
+               for where in ('cpu', 'xla')]
+        out[name] = dict(apart(a, b), compiled=b['compiled'], first=a['losses'][0], last=a['losses'][-1],
+                         took=time.time() - start)
     return out
 
 class Counts(Callback):
@@ -96,10 +102,13 @@ def graphs(folder):
     out['first_step'] = first_step(128)
 
     counts = Counts()
-    res = train('xla', loaders(widths=(16, 24, 40), valid=96), 'gru', epochs=3, cbs=[counts], one_cycle=True, model=some('gru', dropout=.5), every=8)
-    out |= dict(seen=counts.seen, steps=len(res['losses']), trips=res['trips'], after=res['compiled'], graphs=res['graphs'])
+    res = train('xla', loaders(widths=(16, 24, 40), valid=96), 'gru', epochs=3, cbs=[counts], one_cycle=True,
+                model=some('gru', dropout=.5), every=8)
+    out |= dict(seen=counts.seen, steps=len(res['losses']), trips=res['trips'], after=res['compiled'],
+                graphs=res['graphs'])
     res['learn'].save_bundle(folder)
-    np.save(os.path.join(folder, 'probs.npy'), res['learn'].predict_proba(['what a lovely day', 'worst service ever', 'meh']).to_numpy())
+    np.save(os.path.join(folder, 'probs.npy'),
+            res['learn'].predict_proba(['what a lovely day', 'worst service ever', 'meh']).to_numpy())
 
     cpu,one = lstm('cpu'),lstm()
     out['one'] = dict(apart(cpu, one), values=one['values'], compiled=one['compiled'], all_losses=one['losses'])

@@ -1,7 +1,7 @@
 """Prove the order of the house: a module imports only modules with lower numbers, also inside functions.
 
-Each notebook has a number and names its module (`#| default_exp`); imports are read from the syntax tree, so one that is
-hidden in a function counts as well. With an order there can be no circle. Prints what breaks it and exits with 1."""
+Each notebook has a number and names its module (`#| default_exp`); imports are read from the syntax tree, so one that
+is hidden in a function counts as well. With an order there can be no circle. Prints what breaks it and exits with 1."""
 import ast, json, re, sys
 from pathlib import Path
 

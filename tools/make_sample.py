@@ -3,8 +3,9 @@
 
     python tools/make_sample.py [FOLDER]
 
-Only the standard library is used, and of its generator only `random()`, which alone is promised to stay the same from one
-Python to the next. The phrases and what their marks mean are in `sample_phrases.txt` and `emoji_phrases.txt` beside this file.
+Only the standard library is used, and of its generator only `random()`, which alone is promised to stay the same from
+one Python to the next. The phrases and what their marks mean are in `sample_phrases.txt` and `emoji_phrases.txt`
+beside this file.
 """
 import csv, html, io, random, re, sys
 from collections import defaultdict
@@ -16,29 +17,37 @@ HERE = Path(__file__).resolve().parent
 LABELS = {'-': 'negative', '0': 'neutral', '+': 'positive'}
 SHARES = {'-': .39, '0': .25, '+': .36}
 # Rows of tweets.csv that no reader can use: three without a text, one without a label, one cut off
-BAD_ROWS = {212: ['', 'negative'], 655: ['   ', 'neutral'], 1104: ['', 'positive'], 1490: ['@user did you see this', ''], 1777: []}
+BAD_ROWS = {212: ['', 'negative'], 655: ['   ', 'neutral'], 1104: ['', 'positive'],
+            1490: ['@user did you see this', ''], 1777: []}
 N_TWEETS, N_TEST, N_PAIR, N_S140, N_S140_TEST, N_EMOJI = 2_000, 200, 700, 800, 120, 600
 
 # Where two feelings meet in a tweet, the last word has it, or the first: {a} is what the label is not, {b} what it is
-CONTRASTS = ['{a}, but {b}', '{a} but {b}', '{a}. {b} though', '{b}, even if {a}', 'ok, {a}, but {b}', '{b}. {a}, I know, but still',
-             'yes, {a}. {b} all the same', '{b}, although {a}', '{b}. even though {a}', '{a} and yet {b}', '{a}... but {b}']
+CONTRASTS = ['{a}, but {b}', '{a} but {b}', '{a}. {b} though', '{b}, even if {a}', 'ok, {a}, but {b}',
+             '{b}. {a}, I know, but still', 'yes, {a}. {b} all the same', '{b}, although {a}', '{b}. even though {a}',
+             '{a} and yet {b}', '{a}... but {b}']
 JOINS = [', ', '. ', '. ', '. ', ' and ', ' - ', '... ', ': ', ' & ', ', ']
 EMOJI = {'+': '😍 😊 🎉 🥰 ❤️ 🙌 🙌🏽 👏 💕 😁 ✨ 🤗 💪🏼 👍🏾 🔥 ☀️ 👩‍❤️‍👨 🥹'.split(),
          '-': '😡 😭 😩 🙄 😤 💔 🤦‍♀️ 🤦🏽‍♂️ 👎 😞 🤬 😒 🤷🏻‍♂️ 🥴 😑 ☹️'.split(),
          '0': '🤔 👀 📷 🚆 ☕️ 📌 👉 🤷‍♀️ ➡️ 🙂 📚 🧐 👇🏻 🗓️'.split(), '?': '😂 🤣 😅 💀 🙃 😭 👀 😬 🫠'.split()}
-EMOTICONS = {'+': [':)', ':-)', ':D', '<3', ';)', 'xx'], '-': [':(', ':-(', ':/', '</3', '>:('], '0': [':)', ':/', ';)']}
-FILLERS = {'+': ['omg', 'ngl', 'honestly', 'lol', 'tbh', 'ahh'], '-': ['smh', 'tbh', 'lol', 'argh', 'honestly', 'ugh', 'ngl'],
+EMOTICONS = {'+': [':)', ':-)', ':D', '<3', ';)', 'xx'], '-': [':(', ':-(', ':/', '</3', '>:('],
+             '0': [':)', ':/', ';)']}
+FILLERS = {'+': ['omg', 'ngl', 'honestly', 'lol', 'tbh', 'ahh'],
+           '-': ['smh', 'tbh', 'lol', 'argh', 'honestly', 'ugh', 'ngl'],
            '0': ['hi,', 'btw', 'so', 'tbh', 'random but', 'ok']}
 LAST = ('ngl', 'tbh', 'lol', 'smh', 'honestly', 'btw')     # the ones that may also stand at the end
-SLANG = {'you': 'u', 'people': 'ppl', 'please': 'pls', 'because': 'cos', 'tonight': '2nite', 'really': 'rly', 'with': 'w/', 'thanks': 'thx',
-         'going to': 'gonna', 'tomorrow': 'tmrw', 'your': 'ur', 'about': 'abt', 'and': '&', 'for': '4', 'before': 'b4', 'minutes': 'mins'}
-STRETCH = {'so': 'o', 'love': 'o', 'no': 'o', 'yes': 's', 'good': 'o', 'please': 'e', 'way': 'a', 'what': 'a', 'never': 'e', 'all': 'l',
-           'again': 'n', 'why': 'y', 'bad': 'a', 'great': 'a', 'finally': 'l', 'best': 'e', 'now': 'w', 'tired': 'i', 'day': 'y'}
-HANDLES = ('maja_bakes', 'northline_help', 'otters_fc', 'tom_from_hull', 'priya_reads', 'citytrams', 'thebeanplace', 'kofi_k9', 'lena__p',
-           'quizbrain', 'user', 'user', 'user', 'nadia_runs', 'allotment_bea', 'fibre4u_care', 'rory_o', 'our_library', 'ParcelPals')
-EMOJI_NAMES = {'person_facepalming': '🤦', 'rolling_on_the_floor_laughing': '🤣', 'see-no-evil_monkey': '🙈', 'weary_face': '😩',
-               'thinking_face': '🤔', 'red_heart': '❤', 'fire': '🔥', 'party_popper': '🎉', 'loudly_crying_face': '😭',
-               'face_with_tears_of_joy': '😂', 'sparkles': '✨', 'folded_hands': '🙏', 'female_sign': '♀', 'male_sign': '♂', 'eyes': '👀'}
+SLANG = {'you': 'u', 'people': 'ppl', 'please': 'pls', 'because': 'cos', 'tonight': '2nite', 'really': 'rly',
+         'with': 'w/', 'thanks': 'thx', 'going to': 'gonna', 'tomorrow': 'tmrw', 'your': 'ur', 'about': 'abt',
+         'and': '&', 'for': '4', 'before': 'b4', 'minutes': 'mins'}
+STRETCH = {'so': 'o', 'love': 'o', 'no': 'o', 'yes': 's', 'good': 'o', 'please': 'e', 'way': 'a', 'what': 'a',
+           'never': 'e', 'all': 'l', 'again': 'n', 'why': 'y', 'bad': 'a', 'great': 'a', 'finally': 'l', 'best': 'e',
+           'now': 'w', 'tired': 'i', 'day': 'y'}
+HANDLES = ('maja_bakes', 'northline_help', 'otters_fc', 'tom_from_hull', 'priya_reads', 'citytrams', 'thebeanplace',
+           'kofi_k9', 'lena__p', 'quizbrain', 'user', 'user', 'user', 'nadia_runs', 'allotment_bea', 'fibre4u_care',
+           'rory_o', 'our_library', 'ParcelPals')
+EMOJI_NAMES = {'person_facepalming': '🤦', 'rolling_on_the_floor_laughing': '🤣', 'see-no-evil_monkey': '🙈',
+               'weary_face': '😩', 'thinking_face': '🤔', 'red_heart': '❤', 'fire': '🔥', 'party_popper': '🎉',
+               'loudly_crying_face': '😭', 'face_with_tears_of_joy': '😂', 'sparkles': '✨', 'folded_hands': '🙏',
+               'female_sign': '♀', 'male_sign': '♂', 'eyes': '👀'}
 
 
 class Dice:
@@ -73,7 +82,8 @@ class Phrases:
 
     def fill(self, text, dice, subject=''):
         "Choose among [a|b] and put words into {slots}, never the same word twice"
-        text,seen = re.sub(r'\[([^\[\]]*\|[^\[\]]*)\]', lambda m: dice.pick(m[1].split('|')), text.replace('{s}', subject)),set()
+        text,seen = re.sub(r'\[([^\[\]]*\|[^\[\]]*)\]', lambda m: dice.pick(m[1].split('|')),
+                           text.replace('{s}', subject)),set()
         def word(m):
             while (w := dice.pick(self.words[m[1]])) in seen: pass
             return seen.add(w) or w
@@ -83,7 +93,8 @@ class Phrases:
 class Writer:
     "Makes up tweets: `write(mark)` returns text, topic and the way it was put together"
     kinds = {'+': dict(opened=.37, clause=.12, double=.13, general=.14, whole=.12, contrast=.09, short=.03)}
-    kinds['-'],kinds['0'] = kinds['+'],dict(opened=.29, opener=.09, clause=.26, double=.06, general=.15, whole=.11, short=.04)
+    kinds['-'],kinds['0'] = kinds['+'],dict(opened=.29, opener=.09, clause=.26, double=.06, general=.15, whole=.11,
+                                            short=.04)
 
     def __init__(self, phrases, dice): self.p,self.dice = phrases,dice
     def deal(self, topic, mark): return self.p.fill(self.dice.deal((topic, mark), self.p.by[topic][mark]), self.dice)
@@ -100,7 +111,8 @@ class Writer:
             text = self.p.fill(dice.deal(f'g{mark}', self.p.by['any'][f'g{mark}']), dice, subject)
             if dice(.3): text = f"{self.deal(topic, 'o')}. {text}"
         elif kind == 'contrast':
-            text = dice.pick(CONTRASTS).format(a=self.deal(topic, '-' if mark == '+' else '+'), b=self.deal(topic, mark))
+            text = dice.pick(CONTRASTS).format(a=self.deal(topic, '-' if mark == '+' else '+'),
+                                               b=self.deal(topic, mark))
             if dice(.2): text = f"{self.deal(topic, 'o')}. {text}"
         elif kind == 'opener': text = self.deal(topic, 'o')
         else:
@@ -161,7 +173,8 @@ class Voice:
 
     def ending(self, text, mark):
         if text[-1] in '.?!)"': return text
-        ends = {'': .58, '.': .17, '!': .08 if mark != '0' else .03, '!!': .04 if mark != '0' else .01, '...': .07, ' lol': .02, '!!!': .02}
+        ends = {'': .58, '.': .17, '!': .08 if mark != '0' else .03, '!!': .04 if mark != '0' else .01, '...': .07,
+                ' lol': .02, '!!!': .02}
         return text + self.dice.weighted(ends)
 
     def emoji(self, text, mark):
@@ -182,7 +195,8 @@ class Voice:
     def link(self):
         letters = 'abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789'
         code = ''.join(self.dice.pick(letters) for _ in range(10))
-        if self.era < 2015: return f"http://{self.dice.pick(['twitpics', 'bitlink', 'tinylink'])}.example/{code[:5].lower()}"
+        if self.era < 2015:
+            return f"http://{self.dice.pick(['twitpics', 'bitlink', 'tinylink'])}.example/{code[:5].lower()}"
         return f'https://t.co/{code}' if self.dice(.85) else f'www.example.com/{code[:4].lower()}'
 
 
@@ -192,7 +206,7 @@ def key(text):
     return ' '.join(re.findall(r'[^\W_]+', text.lower()))
 
 def disagree(mark, kind, dice):
-    "What another annotator would have said: mostly the same, a neighbour where it is close, the opposite where it is meant otherwise"
+    "What another annotator would have said: mostly the same, a neighbour where it is close, or the opposite"
     if kind == 'contrast' and dice(.10): return dice.weighted({'0': .5, {'+': '-', '-': '+'}[mark]: .5})
     if kind != 'contrast' and dice(.03): return '0' if mark != '0' else dice.pick('+-')
     return mark
@@ -225,8 +239,10 @@ def repeat(tweets, dice, voice, exact=40, near=70, conflicts=14):
     out,pool = [],dice.shuffled([t for t in tweets if t[2] != 'short'])
     for i in range(exact + near):
         text,mark,*_ = pool[i]
-        if i >= exact: text = dice.pick([f'RT @{dice.pick(HANDLES)}: {text}', f'@user {text}', f'{text} {voice.link()}', f'{text} 😂',
-                                         f'{text}!!!', f'{text}...' if set('/&@') & set(text) else text.upper() + '!'])
+        if i >= exact:
+            text = dice.pick([f'RT @{dice.pick(HANDLES)}: {text}', f'@user {text}', f'{text} {voice.link()}',
+                              f'{text} 😂', f'{text}!!!',
+                              f'{text}...' if set('/&@') & set(text) else text.upper() + '!'])
         if i % 8 == 0 and i//8 < conflicts: mark = dice.pick([m for m in LABELS if m != mark])
         out.append((text, mark, 'repeat'))
     return out
@@ -256,7 +272,8 @@ def tweets_files(phrases):
     rows = [[numbers.pop(), t, LABELS[m]] for t,m,*_ in dice.shuffled(tweets)]
     for at,bad in BAD_ROWS.items(): rows.insert(at, [numbers.pop(), *bad])
     answers = [[numbers.pop(), t, LABELS[m]] for t,m,*_ in test]
-    return {'tweets.csv': table(rows, ['id', 'text', 'label']), 'tweets_test.csv': table([r[:2] for r in answers], ['id', 'text']),
+    return {'tweets.csv': table(rows, ['id', 'text', 'label']),
+            'tweets_test.csv': table([r[:2] for r in answers], ['id', 'text']),
             'tweets_test_labelled.csv': table(answers, ['id', 'text', 'label']),
             'sample_submission.csv': table([[r[0], 'neutral'] for r in answers], ['id', 'label'])}
 
@@ -281,19 +298,23 @@ def sentiment140_files(phrases):
     "The layout of Sentiment140: six quoted columns and no header, training rows sorted by label, latin-1 and CRLF"
     dice,seen = Dice(3),set()
     writer,voice = Writer(phrases, dice),Voice(phrases, dice, era=2009)
-    def finish(text): return entities(text.replace('\n', ' ').encode('latin-1', 'ignore').decode('latin-1'), quotes=dice(.5)) + ' '*dice(.2)
+    def finish(text):
+        return entities(text.replace('\n', ' ').encode('latin-1', 'ignore').decode('latin-1'),
+                        quotes=dice(.5)) + ' '*dice(.2)
     train = compose(N_S140, writer, voice, seen, {'-': .5, '+': .5}, finish)
     test = compose(N_S140_TEST, writer, voice, seen, {'-': .36, '0': .28, '+': .36}, finish)
     start,marks = datetime(2009, 4, 6, 22, 19, 45),{'-': '0', '0': '2', '+': '4'}
     def users(): return dice.pick(HANDLES) + str(dice.below(100))
     def row(at, text, mark, number, zone='PDT', flag='NO_QUERY'):
-        return [marks[mark], str(number), (start + timedelta(seconds=at)).strftime(f'%a %b %d %H:%M:%S {zone} %Y'), flag, users(), text]
+        return [marks[mark], str(number), (start + timedelta(seconds=at)).strftime(f'%a %b %d %H:%M:%S {zone} %Y'),
+                flag, users(), text]
     rows = []
     for at,(text,mark,*_) in zip(sorted(dice.below(6_100_000) for _ in train), train):
         if mark == '0': mark = dice.pick('-+')      # the smileys that labelled the real one know no third answer
         rows.append(row(at, text, mark, 1467810369 + at*119 + dice.below(119)))
     rows.sort(key=lambda r: r[0])
-    for i in (57, 333, 610): rows[i][5] = rows[i][5].replace(' ', ' ï¿½ ', 1)              # U+FFFD that went through latin-1
+    # U+FFFD that went through latin-1
+    for i in (57, 333, 610): rows[i][5] = rows[i][5].replace(' ', ' ï¿½ ', 1)
     for i in (101, 402, 703): rows[i][5] = rows[i][5].rstrip() + ' that\x92s all'          # a Windows apostrophe
     times = sorted(dice.below(3_000_000) for _ in test)
     held = [row(at, text, mark, i + 3, 'UTC', topic) for i,(at,(text,mark,_,topic)) in enumerate(zip(times, test))]
@@ -319,11 +340,13 @@ def emojify_file(phrases):
         text = said(alias)
         if dice(.4): text = f"{phrases.fill(dice.deal('o', own['o']), dice)} {text}"
         if dice(.07) and alias in main: alias = near[alias]
-        text = voice.case(voice.stretch(voice.slang(text)) if dice(.2) else text, dice.weighted(dict(lower=.35, sentence=.55, shout=.03)))
+        text = voice.case(voice.stretch(voice.slang(text)) if dice(.2) else text,
+                          dice.weighted(dict(lower=.35, sentence=.55, shout=.03)))
         if key(text) in seen: continue
         seen.add(key(text))
         tweets.append(decorate(text, alias, dice))
-    tweets += ['', '', '🤣', '🤦🏽‍♀️', '❤️🙏', '🤔 ' + said('thinking_face'), '😩 ' + said('weary_face'), '✨ ' + said('fire') + ' ✨']
+    tweets += ['', '', '🤣', '🤦🏽‍♀️', '❤️🙏', '🤔 ' + said('thinking_face'), '😩 ' + said('weary_face'),
+               '✨ ' + said('fire') + ' ✨']
     tweets += [writer.write(dice.pick('-0+'))[0] for _ in range(N_EMOJI - len(tweets))]
     return {'emojify.txt': '\n'.join(map(layout, dice.shuffled(tweets))).encode('utf-8')}
 
@@ -334,7 +357,7 @@ def emoji_phrases():
     return own
 
 def decorate(text, alias, dice):
-    "Put the emoji behind the text, with the skin tones and joiners that it has on phones, and sometimes more text or more emoji"
+    "Put the emoji behind the text, with the skin tones and joiners of phones, and sometimes more text or more emoji"
     def one(*aliases): return EMOJI_NAMES[dice.pick(aliases)]
     emoji = one(alias)
     people = [f'{skin}\u200d{who}\ufe0f' for skin in ('', '🏽', '🏼') for who in '♀♂']
@@ -342,16 +365,18 @@ def decorate(text, alias, dice):
     if alias == 'red_heart': emoji += '\ufe0f'
     emoji *= 1 + dice.below(3)*dice(.35)
     if dice(.12): emoji += one('face_with_tears_of_joy', 'loudly_crying_face', 'folded_hands', 'eyes')
-    if dice(.15): emoji += ' ' + dice.pick(['but anyway', 'lol', 'send help', 'thank you', 'what a day', 'love it', 'omg'])
+    if dice(.15):
+        emoji += ' ' + dice.pick(['but anyway', 'lol', 'send help', 'thank you', 'what a day', 'love it', 'omg'])
     if dice(.2): emoji += ' ' + dice.pick(['', 'also', 'bye']) + one('face_with_tears_of_joy', 'sparkles', 'eyes')
     if dice(.05): emoji += one('folded_hands') + '🏻'
     return text + ' '*dice(.8) + emoji
 
 def layout(tweet):
-    "The lines of one tweet: the first emoji behind a word tags it, its modifiers are words, ASCII marks are gone, & is amp"
+    "The lines of one tweet: the first emoji behind a word tags it, modifiers are words, ASCII marks are gone, & is amp"
     names,lines = {e: n for n,e in EMOJI_NAMES.items()},[['<START>', 'O']]
     text = re.sub(r'[!-/:-@\[-`{-~]', '', tweet.replace('&', ' amp '))
-    for token in re.findall('[' + ''.join(names) + ']|[🏻🏼🏽🏾🏿]|\u200d|\ufe0f|[^\\s\u200d\ufe0f🏻🏼🏽🏾🏿' + ''.join(names) + ']+', text):
+    for token in re.findall('[' + ''.join(names) + ']|[🏻🏼🏽🏾🏿]|\u200d|\ufe0f|[^\\s\u200d\ufe0f🏻🏼🏽🏾🏿' + ''.join(names)
+                            + ']+', text):
         if token in names: lines[-1][1] = f':{names[token]}:' if lines[-1][1] == 'O' else lines[-1][1]
         else: lines.append([token, 'O'])
     return ''.join(f'{w} {t}\n' for w,t in [*lines, ['<STOP>', 'O']])

@@ -1,7 +1,7 @@
-"""Prove what a reader sees first: no line of a notebook or module is longer than 120 columns, and no number is given twice.
+"""Prove what a reader sees first: no line of a notebook or module is longer than 120 columns.
 
-Prose, code and generated modules count; outputs, tables, links and nbdev's own `__all__` do not. With `--fix`, paragraphs of
-prose are wrapped again."""
+Prose, code and generated modules count; outputs, tables, links and nbdev's own `__all__` do not. With `--fix`,
+paragraphs of prose are wrapped again."""
 import json, re, sys, textwrap
 from pathlib import Path
 

@@ -10,7 +10,9 @@ out = root/'wheels'
 there = ('torch', 'torchvision', 'triton', 'sympy', 'mpmath', 'networkx')        # with torch, and large
 
 
-def pip(*args): return subprocess.run([sys.executable, '-m', 'pip', '--quiet', *args], check=True, capture_output=True, text=True).stdout
+def pip(*args):
+    return subprocess.run([sys.executable, '-m', 'pip', '--quiet', *args], check=True, capture_output=True,
+                          text=True).stdout
 
 
 report = json.loads(pip('install', '--dry-run', '--ignore-installed', '--report', '-', str(wheel)))

@@ -11,23 +11,27 @@ set_wait_policy()          # before libgomp is loaded: two trainings on one mach
 
 _names = {
     'train': 'auto', 'load': 'ship.bundle', 'TweetClassifier': 'sklearn', 'CleanTransformer': 'sklearn',
-    'read_tweets': 'data.read', 'load_dataset': 'data.datasets', 'load_sample': 'data.datasets', 'DATASETS': 'data.datasets',
+    'read_tweets': 'data.read', 'load_dataset': 'data.datasets', 'load_sample': 'data.datasets',
+    'DATASETS': 'data.datasets',
     'Cleaner': 'data.clean', 'audit': 'data.audit', 'split_tweets': 'data.split', 'kfold_tweets': 'data.split',
     'Config': 'train.fit', 'default_config': 'train.fit', 'config_from': 'train.fit', 'fit': 'train.fit',
     'fit_folds': 'train.fit', 'tweet_learner': 'train.learner', 'runner': 'train.devices',
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
     'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.export',
-    'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core', 'sample_path': 'core'}
+    'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
+    'sample_path': 'core'}
 
 # What notebooks want beside these, in `from tweetnb.all import *`
 _more = {
     'data_path': 'core', 'seed_everything': 'core', 'majority_score': 'metrics', 'tweet_metrics': 'metrics',
-    'convert': 'data.datasets', 'TweetBlock': 'text.block', 'TweetDataLoaders': 'text.block', 'TweetTokenizer': 'text.tokens',
+    'convert': 'data.datasets', 'TweetBlock': 'text.block', 'TweetDataLoaders': 'text.block',
+    'TweetTokenizer': 'text.tokens',
     'embedding_matrix': 'text.vectors', 'read_vectors': 'text.vectors', 'count_parameters': 'models.recurrent',
     'create_model': 'models.recurrent', 'models': 'models.recurrent', 'class_weights': 'train.losses',
     'tweet_loss': 'train.losses', 'EvaluateEvery': 'train.callbacks', 'SaveHistory': 'train.callbacks',
     'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks',
-    'Checkpoint': 'train.checkpoint', 'find_bs': 'train.finders', 'find_clip': 'train.finders', 'find_lr': 'train.finders',
+    'Checkpoint': 'train.checkpoint', 'find_bs': 'train.finders', 'find_clip': 'train.finders',
+    'find_lr': 'train.finders',
     'profile': 'train.timing', 'compare_hardware': 'train.timing', 'plot_hardware': 'train.timing',
     'pretrain': 'train.pretrain', 'RejectOption': 'evaluate.calibrate', 'Temperature': 'evaluate.calibrate',
     'with_neutral': 'evaluate.calibrate', 'label_errors': 'evaluate.mistakes', 'top_losses': 'evaluate.mistakes',

@@ -87,7 +87,8 @@ def recipe(
     **changes # Fields of `Recipe` or `Config` to change; `params` are added to the model's
 ) -> Recipe:
     "Return one of the five systems; raise `TweetnbError` for unknown names"
-    if name not in _systems: raise TweetnbError(f'unknown recipe {name!r}', remedy=f"Choose from {', '.join(_systems)}.")
+    if name not in _systems:
+        raise TweetnbError(f'unknown recipe {name!r}', remedy=f"Choose from {', '.join(_systems)}.")
     if variant not in ('published', 'tuned', 'quick'):
         raise TweetnbError(f'unknown variant {variant!r}', remedy='Choose published, tuned or quick.')
     system = _systems[name]

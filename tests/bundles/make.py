@@ -19,10 +19,13 @@ from tweetnb.data.read import read_tweets
 from tweetnb.data.split import split_tweets
 from tweetnb.text.tokens import TweetTokenizer
 
-tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, max_position_embeddings=64)
-models = dict(bilstm=dict(n_emb=8, n_hidden=8), pyramid=dict(n_emb=8, widths=(4, 5, 6, 8)), gru_attention=dict(n_emb=8, n_hidden=8, n_last=8),
+tiny = dict(model_type='bert', hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32,
+            max_position_embeddings=64)
+models = dict(bilstm=dict(n_emb=8, n_hidden=8), pyramid=dict(n_emb=8, widths=(4, 5, 6, 8)),
+              gru_attention=dict(n_emb=8, n_hidden=8, n_last=8),
               ngram=dict(n_emb=8, n_buckets=500), bert=dict(encoder=tiny))
-texts = ['what a lovely morning, thank you all 😍', 'missed the train AGAIN 😩 #mondays', '@ada see https://example.com', '', 'ugh', 'هذا رائع', 'so ' * 80]
+texts = ['what a lovely morning, thank you all 😍', 'missed the train AGAIN 😩 #mondays', '@ada see https://example.com',
+         '', 'ugh', 'هذا رائع', 'so ' * 80]
 
 
 def make(home):
@@ -30,7 +33,8 @@ def make(home):
     for name, params in models.items():
         make_tokens = TweetTokenizer.wordpiece if name == 'bert' else None
         tokens = dict(tokenizer=make_tokens(df['text'].tolist(), size=400)) if make_tokens else dict(max_vocab=400)
-        learn = tweet_learner(TweetDataLoaders.from_df(df, cleaner='tweeteval', bs=32, max_len=48, **tokens), name, **params)
+        learn = tweet_learner(TweetDataLoaders.from_df(df, cleaner='tweeteval', bs=32, max_len=48, **tokens), name,
+                              **params)
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
         keep(learn.save_bundle(home/name, table=df))
     make_linear(home, df)
@@ -39,7 +43,8 @@ def make(home):
 def make_linear(home, df):
     df = split_tweets(df)
     train = df[df['split'] == 'train']
-    keep(LinearClassifier(Cleaner.preset('tweeteval'), chars=True, min_df=5).fit(train['text'], train['label']).save_bundle(home/'tfidf', table=df))
+    linear = LinearClassifier(Cleaner.preset('tweeteval'), chars=True, min_df=5).fit(train['text'], train['label'])
+    keep(linear.save_bundle(home/'tfidf', table=df))
 
 def make_ensemble(home):
     rest = read_tweets(sample_path('tweets.csv'), label=True).iloc[500:]

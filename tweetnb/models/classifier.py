@@ -58,7 +58,8 @@ class Classifier:
         "Answer a list of strings"
         raise NotImplementedError
 
-    def _state(self) -> tuple: # Content for `bundle.json`; arrays or `None`; a function that writes more files or `None`
+    # Content for `bundle.json`; arrays or `None`; a function that writes more files or `None`
+    def _state(self) -> tuple:
         "Tell what the model is made of"
         raise NotImplementedError
 

@@ -108,7 +108,8 @@ def _rows_of(model, store, start, stop):
     ends = torch.from_numpy(np.repeat(offsets[1:] - offsets[0], np.diff(offsets)))
     left = ends - torch.arange(len(ids))                  # tokens up to the end of the tweet
     n_vocab,columns,present = model.embedding.num_embeddings, [ids], [left > (0 if model.min_n == 1 else len(ids))]
-    for n in range(max(2, model.min_n), model.max_n + 1):                   # all tweets as one long one, less what reaches into the next
+    # all tweets as one long one, less what reaches into the next
+    for n in range(max(2, model.min_n), model.max_n + 1):
         grams = model.grams(ids[None], torch.tensor([len(ids)]), n)[0]
         columns.append(n_vocab + grams)
         present.append((grams > 0) & (left >= n))
@@ -119,7 +120,7 @@ def _rows_of(model, store, start, stop):
 
 # %% ../../nbs/24_ngram.ipynb #e079e748
 def _bags(rows, order, bs, chunk=32):
-    "Batches of tweets in `order`: their numbers, their rows end to end, and where each tweet begins and the last one ends"
+    "Batches of tweets in `order`: their numbers, their rows end to end, and where each begins and the last ends"
     for i in range(0, len(order), bs*chunk):              # gather for many batches at once
         part = rows.take(order[i:i + bs*chunk])
         ids,offsets = torch.from_numpy(part.ids).long(), torch.from_numpy(part.offsets)
@@ -158,7 +159,8 @@ class _Tables:
     def write(self, model):
         "Put the weights into a model"
         words,grams = self.rows.split([len(model.embedding.weight), len(model.ngrams.weight)])
-        for parameter,value in zip(model.parameters(), (words, grams, self.weight, self.bias)): parameter.data.copy_(value)
+        for parameter,value in zip(model.parameters(), (words, grams, self.weight, self.bias)):
+            parameter.data.copy_(value)
 
 # %% ../../nbs/24_ngram.ipynb #11071a8a
 @torch.no_grad()
@@ -170,7 +172,8 @@ def ngram_proba(
     "Predict the probability of each label"
     tables = model if isinstance(model, _Tables) else _Tables(model)
     with thread_limit(1):
-        probs = [tables.logits(tables.hidden(ids, places)).softmax(1) for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
+        probs = [tables.logits(tables.hidden(ids, places)).softmax(1)
+                 for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
     return torch.cat(probs).numpy()
 
 # %% ../../nbs/24_ngram.ipynb #34cf0071
@@ -225,7 +228,8 @@ def fit_ngram(
                 step += 1
             history.append(dict(epoch=epoch, train_loss=total.item()/len(store)))
             if not np.isfinite(history[-1]['train_loss']):
-                raise TweetnbError(f'the loss is no longer finite in epoch {epoch}', remedy=f'Choose a lower learning rate than {lr}.')
+                raise TweetnbError(f'the loss is no longer finite in epoch {epoch}',
+                                   remedy=f'Choose a lower learning rate than {lr}.')
             if not valid: continue
             history[-1].update(_validate(tables, *valid))
             if patience is None: continue

@@ -30,7 +30,8 @@ from ..data.read import iter_tweets
 from ..models.recurrent import Pyramid, create_model
 
 # %% ../../nbs/31_export.ipynb #b63876f0
-_gates = {LSTM: ('LSTM', [0, 3, 1, 2]), GRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), RNN: ('RNN', [0])}   # ONNX has the gates in another order
+# ONNX has the gates in another order
+_gates = {LSTM: ('LSTM', [0, 3, 1, 2]), GRU: ('GRU', [1, 0, 2]), ReluGRU: ('GRU', [1, 0, 2]), RNN: ('RNN', [0])}
 
 def _activations(rnn, kind):
     act = getattr(rnn, 'activation', getattr(rnn, 'nonlinearity', 'tanh')).title()
@@ -39,7 +40,8 @@ def _activations(rnn, kind):
 def _onnx_weights(directions, order):
     "W, R and B as ONNX has them"
     def own(p): return torch.cat([p.detach().chunk(len(order))[i] for i in order])
-    return (torch.stack([own(o.weight_ih_l0) for o in directions]), torch.stack([own(o.weight_hh_l0) for o in directions]),
+    return (torch.stack([own(o.weight_ih_l0) for o in directions]),
+            torch.stack([own(o.weight_hh_l0) for o in directions]),
             torch.stack([torch.cat([own(o.bias_ih_l0), own(o.bias_hh_l0)]) for o in directions]))
 
 # %% ../../nbs/31_export.ipynb #1c993b1f
@@ -53,7 +55,8 @@ class OnnxRecurrent(nn.Module):
         for directions in source.layers:
             kind,order = _gates[type(directions[0])]
             self.weights.extend(nn.Parameter(o, requires_grad=False) for o in _onnx_weights(directions, order))
-            attrs = dict(hidden_size=directions[0].hidden_size, direction=('forward', 'bidirectional')[len(directions)-1],
+            attrs = dict(hidden_size=directions[0].hidden_size,
+                         direction=('forward', 'bidirectional')[len(directions)-1],
                          activations=_activations(directions[0], kind)*len(directions))
             self.settings.append((kind, len(directions), attrs | ({'linear_before_reset': 1} if kind == 'GRU' else {})))
 
@@ -64,7 +67,8 @@ class OnnxRecurrent(nn.Module):
         x = x.transpose(0, 1)
         for i,(kind,n,attrs) in enumerate(self.settings):
             shape = n, x.shape[1], attrs['hidden_size']
-            y,last = torch.onnx.ops.symbolic_multi_out(kind, (x, *self.weights[3*i:3*i+3], lengths.int()), attrs, dtypes=(x.dtype,)*2,
+            y,last = torch.onnx.ops.symbolic_multi_out(kind, (x, *self.weights[3*i:3*i+3], lengths.int()), attrs,
+                                                       dtypes=(x.dtype,)*2,
                                                        shapes=((x.shape[0], *shape), shape), version=18)
             x = y.permute(0, 2, 1, 3).flatten(2)
         return x.transpose(0, 1), last.permute(1, 0, 2).flatten(1)
@@ -122,17 +126,20 @@ def write_onnx(
     model:nn.Module, # In evaluation mode, made by `create_model`
     path # The file to write
 ):
-    "Write a model as ONNX, ids and lengths in, logits out, for batches of any size and width; raises `TweetnbError` where it cannot be"
+    "Write a model as ONNX, ids and lengths in, logits out, for batches of any size; `TweetnbError` where it cannot be"
     _need('Writing ONNX', 'onnx', 'onnxscript')
     any_size = torch.export.Dim.DYNAMIC
     model,width = copy.deepcopy(model).eval(), min(7, _limit(model))
     try:
         with _quiet(), torch.no_grad():
-            program = torch.onnx.export(_onnx_ready(model), _some(model.config['n_vocab'], 3, width), dynamo=True, verbose=False, opset_version=18,
-                                        input_names=['ids', 'lengths'], output_names=['logits'], dynamic_shapes=({0: any_size, 1: any_size}, {0: any_size}))
+            program = torch.onnx.export(_onnx_ready(model), _some(model.config['n_vocab'], 3, width), dynamo=True,
+                                        verbose=False, opset_version=18,
+                                        input_names=['ids', 'lengths'], output_names=['logits'],
+                                        dynamic_shapes=({0: any_size, 1: any_size}, {0: any_size}))
             with atomic_path(path) as tmp: program.save(tmp)
     except torch.onnx.OnnxExporterError as e:
-        raise TweetnbError(f"{model.config['arch']!r} cannot be written as ONNX ({_first(e)})", remedy="Predict with backend='torch' or 'bf16'.") from e
+        raise TweetnbError(f"{model.config['arch']!r} cannot be written as ONNX ({_first(e)})",
+                           remedy="Predict with backend='torch' or 'bf16'.") from e
 
 def _limit(model):
     n = model.limit() if hasattr(model, 'limit') else None
@@ -150,7 +157,8 @@ class OnnxModel:
         ort = _need('ONNX', 'onnxruntime')
         options = ort.SessionOptions()
         options.intra_op_num_threads,options.log_severity_level = threads or torch.get_num_threads(),3
-        options.add_session_config_entry('session.intra_op.allow_spinning', '0')     # a thread that waits leaves its core to others
+        # a thread that waits leaves its core to others
+        options.add_session_config_entry('session.intra_op.allow_spinning', '0')
         self.session = ort.InferenceSession(str(path), options, providers=['CPUExecutionProvider'])
     def __call__(self,
         ids:Tensor, # int64 [batch, width]
@@ -232,8 +240,10 @@ def export_onnx(
     "Add the model as ONNX to its bundle, whole or not at all"
     network,names = load(folder, 'cpu'), ['onnx', 'int8'][:1+int8]
     if not isinstance(network, NetworkClassifier):
-        remedy = 'Export its members.' if network.arch == 'ensemble' else 'It predicts without PyTorch, and is fast as it is.'
-        raise TweetnbError(f'{network.arch} cannot be written as ONNX, which is for networks', path=folder, remedy=remedy)
+        remedy = 'It predicts without PyTorch, and is fast as it is.'
+        if network.arch == 'ensemble': remedy = 'Export its members.'
+        raise TweetnbError(f'{network.arch} cannot be written as ONNX, which is for networks', path=folder,
+                           remedy=remedy)
     with update_bundle(folder) as (tmp,info):
         for name in names: (tmp/backends[name]).unlink(missing_ok=True)
         write_onnx(network.model, tmp/'model.onnx')
@@ -312,7 +322,8 @@ def _writer(path, parquet):
     "Yield a function that appends a table to a file"
     if not parquet:
         with open(path, 'w', encoding='utf-8', newline='') as f:
-            def add(df): df.to_csv(f, index=False, header=f.tell() == 0, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
+            def add(df):
+                df.to_csv(f, index=False, header=f.tell() == 0, lineterminator='\n', quoting=csv.QUOTE_NONNUMERIC)
             yield add
         return
     made = []
@@ -329,7 +340,8 @@ def _kept_columns(df, keep):
     ids = [o for o in df if str(o).lower() in ('id', 'tweet_id', 'tweetid')]
     keep = [*ids[:1], 'text'] if keep is None else keep
     for name in keep:
-        if name not in df: raise TweetnbError(f'there is no column {name!r}', remedy=f"The columns are {', '.join(map(str, df))}.")
+        if name not in df:
+            raise TweetnbError(f'there is no column {name!r}', remedy=f"The columns are {', '.join(map(str, df))}.")
     return df[keep]
 
 # %% ../../nbs/31_export.ipynb #802f65ce
@@ -347,18 +359,21 @@ def predict_file(
     network = folder if isinstance(folder, Classifier) else load(folder)
     start,report,counts = time.time(), {}, {}
     way = None if backend == 'auto' else with_backend(network, backend)
-    with atomic_path(out) as tmp, _writer(tmp, Path(out).suffix == '.parquet') as add, progress(desc='predicting') as bar:
+    parquet = Path(out).suffix == '.parquet'
+    with atomic_path(out) as tmp, _writer(tmp, parquet) as add, progress(desc='predicting') as bar:
         for df in iter_tweets(path, rows=rows, **{'label': False, **kwargs}):
             if way is None:
                 backend,table = fastest_backend(network, df['text'], bs=bs)
                 way,report['measured'] = with_backend(network, backend), table.round(4).to_dict('index')
             given,pred = _kept_columns(df, keep), way.predict(df, bs).round(6)
             for name in given:
-                if name in pred: raise TweetnbError(f'the column {name!r} would occur twice', remedy='Leave it out of `keep`.')
+                if name in pred:
+                    raise TweetnbError(f'the column {name!r} would occur twice', remedy='Leave it out of `keep`.')
             add(pd.concat([given, pred], axis=1))
             for label,n in pred['label'].value_counts().items(): counts[label] = counts.get(label, 0) + int(n)
             bar.update(len(df))
     read,written = df.attrs['read'], sum(counts.values())
-    if read['kept'] != written: raise TweetnbError(f"{read['kept']} tweets were read and {written} predicted", path=path)
-    return {**report, 'read': read['read'], 'kept': read['kept'], 'rejected': dict(read['rejected']), 'written': written,
-            'labels': counts, 'backend': backend, 'seconds': round(time.time() - start, 2)}
+    if read['kept'] != written:
+        raise TweetnbError(f"{read['kept']} tweets were read and {written} predicted", path=path)
+    return {**report, 'read': read['read'], 'kept': read['kept'], 'rejected': dict(read['rejected']),
+            'written': written, 'labels': counts, 'backend': backend, 'seconds': round(time.time() - start, 2)}

@@ -338,7 +338,8 @@ def fit(
     rows = _training_rows(config, df, seed)
     learn = history = None
     if config.model == 'tfidf': classifier = _fit_linear(config, rows, seed)
-    elif config.model == 'ngram' and not cbs and active_runner() is None: classifier,history = _fit_ngram(config, rows, seed)
+    elif config.model == 'ngram' and not cbs and active_runner() is None:
+        classifier,history = _fit_ngram(config, rows, seed)
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet)
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
@@ -350,8 +351,8 @@ def _fit_ngram(config, df, seed):
     train,valid = dls.train_ds, dls.valid_ds
     classifier = config.learner(dls, seed, device='cpu').classifier()
     weight = class_weights(dls) if config.class_weight else None
-    rows = fit_ngram(classifier.model, train.store, train.y, (valid.store, valid.y), config.epochs, config.lr, config.bs, seed,
-                     weight, config.patience)
+    rows = fit_ngram(classifier.model, train.store, train.y, (valid.store, valid.y), config.epochs, config.lr,
+                     config.bs, seed, weight, config.patience)
     history = pd.DataFrame(rows)
     classifier.info |= dict(history=rows, training=dict(classifier.info['training'], epochs=len(rows), lr=config.lr))
     return classifier, history.set_index('epoch')

@@ -102,7 +102,7 @@ def _runner_for(device):
 
 def tweet_learner(
     dls:TweetDataLoaders, # Or those of a `DataBlock` with a `TweetBlock`
-    arch:str|None=None, # Name of a model in `tweetnb.models.recurrent.models`; default: the pretrained one's, or 'bilstm'
+    arch:str|None=None, # Name in `tweetnb.models.recurrent.models`; default: the pretrained one's, or 'bilstm'
     pretrained=None, # Start with its embedding and encoder: a classifier, a bundle's folder, or a learner
     metrics:list|None=None, # fastai metrics; default: accuracy, macro-F1 and macro-recall
     loss_func=None, # Default: cross-entropy

@@ -346,7 +346,8 @@ class CompileGuard(Callback):
         allowed = min(len(self.rounds.graphs), self.allowed) + self.extra
         if self.compiled <= allowed: return
         problem = f'XLA has compiled {self.compiled} graphs after {self.train_iter} training steps, not {allowed}'
-        remedy = "Use loaders with fixed widths and remainder='fill', and find the callback or layer that reads single values."
+        remedy = ("Use loaders with fixed widths and remainder='fill', "
+                  'and find the callback or layer that reads single values.')
         raise TweetnbError(problem, remedy=remedy)
 
 # %% ../../nbs/48_xla.ipynb #af894019
