@@ -125,7 +125,7 @@ def broken_files(d):
     return {'missing': (d/'no.csv', ['no.csv']),
             'empty': (write(d/'empty.csv', ''), ['empty.csv', 'empty']),
             'header only': (write(d/'header.csv', 'text,label\n'), ['header.csv']),
-            'no label column': (write(d/'nolabel.csv', 'text,when\nhello there,monday\nbye,friday\n'),
+            'no label column': (write(d/'nolabel.csv', 'text\nhello there\nbye\n'),
                                 ['nolabel.csv', 'label']),
             'one class': (write(d/'one.csv', 'text,label\n' + 'a good day,pos\nanother one,pos\n'*9), ["'pos'"]),
             'binary': (d/'picture.csv', ['picture.csv']),

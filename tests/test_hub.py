@@ -77,7 +77,8 @@ def test_from_the_hub(hub, published, tmp_path):
     env = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1',
            'HF_HUB_DISABLE_XET': '1'}
     def ask(**more):
-        res = subprocess.run([sys.executable, '-c', code, json.dumps(texts)], env=env | more, capture_output=True, text=True)
+        command = [sys.executable, '-c', code, json.dumps(texts)]
+        res = subprocess.run(command, env=env | more, capture_output=True, text=True)
         assert res.returncode == 0, res.stderr[-3000:]
         return json.loads(res.stdout.splitlines()[-1])
     found = ask()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tweetnb.ship.bundle import load_bundle
+from tweetnb.ship.bundle import load
 from tweetnb.core import TweetnbError
 from tweetnb.train.xla import XLARunner, import_xla, pip_line
 
@@ -93,7 +93,7 @@ def test_gru_is_unchanged(graphs):
 
 @needs_xla
 def test_weights_trained_there_load_on_the_cpu(graphs, folder):
-    probs = load_bundle(folder).predict_proba(['what a lovely day', 'worst service ever', 'meh'])
+    probs = load(folder, 'cpu').predict_proba(['what a lovely day', 'worst service ever', 'meh'])
     assert np.abs(np.asarray(probs) - np.load(folder/'probs.npy')).max() < 1e-5
 
 @needs_xla

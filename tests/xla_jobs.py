@@ -7,7 +7,6 @@ import torch
 from fastai.callback.core import Callback
 from torch import nn
 
-import tweetnb.ship.bundle                                            # adds `save_bundle` to learners
 from tweetnb.text.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.train.learner import tweet_learner
@@ -106,7 +105,7 @@ def graphs(folder):
                 model=some('gru', dropout=.5), every=8)
     out |= dict(seen=counts.seen, steps=len(res['losses']), trips=res['trips'], after=res['compiled'],
                 graphs=res['graphs'])
-    res['learn'].save_bundle(folder)
+    res['learn'].classifier().save(folder)
     np.save(os.path.join(folder, 'probs.npy'),
             res['learn'].predict_proba(['what a lovely day', 'worst service ever', 'meh']).to_numpy())
 

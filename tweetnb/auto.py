@@ -44,6 +44,10 @@ def make_splits(
         parts = [o[o['split'] != name] for o in parts] + [others.assign(split=name)]
     attrs = df.attrs
     df = pd.concat(parts, ignore_index=True)
+    found = df['label'].dropna().unique()
+    if len(found) < 2:
+        what = f'only the label {str(found[0])!r}' if len(found) else 'no labels'
+        raise TweetnbError(f'the tweets have {what}', remedy='A classifier needs at least two.')
     df['label'] = df['label'].astype('category')
     share = .2 if len(df) < _few else .1
     df = split_tweets(df, valid=0, test=share, seed=seed)
@@ -332,8 +336,6 @@ def train(
     resolve_device(device)
     df = make_splits(_table(data), _table(valid), _table(test), seed)
     search = Search(df, metric, minutes, seed, device, show)
-    if len(search.labels) < 2:
-        raise TweetnbError('the training tweets have fewer than two labels', remedy='A classifier needs at least two.')
     even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels)
     search.score(even)                                      # raises for an unknown metric
     reserve = min(.1*search.seconds, 60)

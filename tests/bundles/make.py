@@ -9,12 +9,11 @@ from fastai.callback.schedule import fit_one_cycle
 
 import tweetnb
 from tweetnb.text.block import TweetDataLoaders
-from tweetnb.ship.bundle import ensemble, load_bundle
+from tweetnb.ship.bundle import combine, load
 from tweetnb.data.clean import Cleaner
 from tweetnb.core import sample_path
 from tweetnb.train.learner import tweet_learner
 from tweetnb.models.linear import LinearClassifier
-from tweetnb.metrics import Scores
 from tweetnb.data.read import read_tweets
 from tweetnb.data.split import split_tweets
 from tweetnb.text.tokens import TweetTokenizer
@@ -36,7 +35,7 @@ def make(home):
         learn = tweet_learner(TweetDataLoaders.from_df(df, cleaner='tweeteval', bs=32, max_len=48, **tokens), name,
                               **params)
         with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
-        keep(learn.save_bundle(home/name, table=df))
+        keep(learn.classifier().save(home/name, learn.scores(), df))
     make_linear(home, df)
     make_ensemble(home)
 
@@ -44,19 +43,19 @@ def make_linear(home, df):
     df = split_tweets(df)
     train = df[df['split'] == 'train']
     linear = LinearClassifier(Cleaner.preset('tweeteval'), chars=True, min_df=5).fit(train['text'], train['label'])
-    keep(linear.save_bundle(home/'tfidf', table=df))
+    keep(linear.save(home/'tfidf', table=df))
 
 def make_ensemble(home):
     rest = read_tweets(sample_path('tweets.csv'), label=True).iloc[500:]
-    both = ensemble([home/'bilstm', home/'tfidf'])
+    both = combine([home/'bilstm', home/'tfidf'])
     both.weights = both.weights*[.5, 1.5]
-    keep(both.save_bundle(home/'ensemble', Scores(rest['label'], both.predict(rest)['label'], both.labels)))
+    keep(both.save(home/'ensemble', both.scores(rest)))
 
 def keep(folder):
     "The answers of a bundle beside it"
     (folder/'.gitattributes').unlink(missing_ok=True)       # they are kept as they are, not by LFS
-    probs = load_bundle(folder).predict_proba(texts)
-    kept = dict(texts=texts, probs=[[round(float(p), 8) for p in row] for row in probs])
+    probs = load(folder).predict_proba(texts)
+    kept = dict(texts=texts, probs=[[round(float(p), 8) for p in row] for row in probs.to_numpy()])
     folder.with_suffix('.json').write_text(json.dumps(kept, indent=1), encoding='utf-8')
 
 

@@ -68,7 +68,7 @@ class Config:
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
     'tfidf': dict(epochs=1),
-    'ngram': dict(epochs=None, lr=.2),
+    'ngram': dict(epochs=None, lr=.3, bs=256),
     'subword': dict(tokens='wordpiece', vocab=12_000, epochs=4),
     'gru_attention': dict(params=dict(n_emb=128, n_hidden=128, n_last=64)),     # as published it takes hours
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
