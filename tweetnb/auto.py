@@ -238,7 +238,8 @@ def try_candidate(
 def _describe(config, n):
     "What is particular about a configuration"
     parts = []
-    if config.model in _aims and config.probe != 'only': parts.append(f'{config.epochs} epochs')
+    if config.model in _aims and config.probe != 'only':
+        parts.append('1 epoch' if config.epochs == 1 else f'{config.epochs} epochs')
     if config.limit: parts.append(f'on {config.limit:,} of {n:,} tweets')
     if config.class_weight: parts.append('rare labels weighed up')
     return ', '.join(parts)
