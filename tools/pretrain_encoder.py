@@ -2,8 +2,8 @@
 
     TWEETNB_DATA=... python pretrain_encoder.py CACHE OUT [teacher seconds] [student seconds]
 
-Each stage writes a file to CACHE and is skipped if that file exists. This script made `tweetnb/encoder`. It has not been
-run from an empty cache since the modules moved into chapters, and as clocks end its stages, each run differs.
+Each stage writes a file to CACHE and is skipped if that file exists. This script made `tweetnb/encoder`. It was not
+run from an empty cache since modules moved into chapters, and as clocks end its stages, each run differs.
 """
 import gzip, json, os, re, sys, time
 from collections import Counter
