@@ -19,7 +19,7 @@ from .data.read import read_tweets
 from .data.split import drop_leaks, kfold_tweets, split_tweets
 from .evaluate.calibrate import Temperature
 from .hardware import resolve_device
-from .metrics import LOWER_IS_BETTER, Scores, metric_value
+from .metrics import LOWER_IS_BETTER, Scores, label_numbers, metric_value
 from .models.classifier import Classifier
 from .models.ensemble import Ensemble, mixture_weights
 from .models.folder import check_writable
@@ -212,8 +212,10 @@ def _predicted(search, candidate, config, reserve):
     if candidate.cost == 'probe':
         total = per_tweet/3*(n + len(search.valid)) + 5 + folds*n/1000
         return (config, None) if total < left else (None, f'needs {total:,.0f} s, {max(left, 0):,.0f} s are left')
-    planned = fit_to_time(config, n, per_tweet, left/folds)
-    if planned is None: return None, f'an epoch takes {n*per_tweet*folds:,.0f} s, {max(left, 0):,.0f} s are left'
+    per_tweet *= 1.3                                        # batches are made, answers are given
+    planned = fit_to_time(config, n, per_tweet, left/folds - 1)
+    needed = folds*(n*per_tweet + 1)
+    if planned is None: return None, f'one epoch needs {needed:,.0f} s, {left:,.0f} s are left'
     return planned, None
 
 def try_candidate(
@@ -229,8 +231,8 @@ def try_candidate(
         if config is None: return skip(f'skipped: {reason}')
         classifier,probs = _try(search, config)
         score = search.score(probs)
-    except (TweetnbError, RuntimeError, MemoryError, OSError, ValueError) as e:
-        why = str(e).partition('\n')[0]
+    except Exception as e:                                  # whatever it is, the other candidates go on
+        why = str(e).partition('\n')[0] or type(e).__name__
         return skip(f'failed: {why}')
     search.found[candidate.name] = classifier, probs, config
     search.add(candidate.name, score, time.perf_counter() - start, _describe(config, len(search.train)))
@@ -252,9 +254,9 @@ def _ensemble(search):
     start = time.perf_counter()
     names = list(search.found)
     probs = [search.found[o][1][search.labels] for o in names]
-    at = pd.Index([str(o) for o in search.labels]).get_indexer(search.valid['label'].astype(str))
-    rows = np.arange(len(at))
-    weights = mixture_weights(np.stack([p.to_numpy()[rows, at] for p in probs], axis=1))
+    at = label_numbers(search.valid['label'], search.labels)
+    rows = np.flatnonzero(at >= 0)                          # a label that training lacks chooses nothing
+    weights = mixture_weights(np.stack([p.to_numpy()[rows, at[rows]] for p in probs], axis=1))
     kept = weights >= .05
     weights = np.where(kept, weights, 0)/weights[kept].sum()
     mean = sum(w*p for w,p in zip(weights, probs))
@@ -266,8 +268,9 @@ def _ensemble(search):
     return Ensemble(members, weights[kept]), mean
 
 def _calibrate(classifier, probs, true):
-    "Give a classifier the temperature that suits its validation answers"
-    classifier.temperature = float(np.clip(Temperature.fit(probs, true).value, .2, 5))
+    "Give a classifier the temperature that suits its validation answers; labels that training lacks do not count"
+    known = label_numbers(true, list(probs)) >= 0
+    classifier.temperature = float(np.clip(Temperature.fit(probs[known], true[known]).value, .2, 5))
     return classifier
 
 # %% ../nbs/56_auto.ipynb #dd039540

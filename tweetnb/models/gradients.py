@@ -16,7 +16,7 @@ from torch import nn, Tensor
 from ..core import TweetnbError
 from .bert import Attend, TransformerClassifier
 from .layers import length_mask
-from .ngram import NgramClassifier, hash_ngrams
+from .ngram import NgramClassifier
 from .recurrent import GRUAttention, create_model
 from ..text.tokens import TweetTokenizer
 
@@ -103,16 +103,17 @@ def bag_weights(
     target:Tensor # Label numbers, int64 [batch]
 ) -> Tensor: # float32 [batch, width]; a tweet's add up to its evidence less that of an empty bag
     "Weigh each token exactly"
-    width,count = ids.shape[1], lengths.clone()
-    vectors = model.embedding.weight[ids]*length_mask(lengths, width)[:,:,None]
-    for n in range(2, model.max_n + 1):
-        grams = hash_ngrams(ids, lengths, n, model.n_buckets)
+    width,single = ids.shape[1], model.min_n == 1
+    count = lengths.clone() if single else torch.zeros_like(lengths)
+    vectors = single*model.embedding.weight[ids]*length_mask(lengths, width)[:,:,None]
+    for n in range(max(2, model.min_n), model.max_n + 1):
+        grams = model.grams(ids, lengths, n)
         there = grams > 0
         count = count + there.sum(1)
         share = model.ngrams.weight[grams]*there[:,:,None]/n
         for i in range(min(n, width)): vectors[:,i:] += share[:,:width-i]
     direction = (model.head.weight - model.head.weight.mean(0))[target]
-    return (vectors*direction[:,None]).sum(2)/count[:,None]
+    return (vectors*direction[:,None]).sum(2)/count.clamp(min=1)[:,None]
 
 # %% ../../nbs/27_gradients.ipynb #e52ba4a3
 @torch.no_grad()

@@ -183,11 +183,11 @@ def _step_scale(rows, n, bs, crowd):
     return torch.from_numpy(1/np.maximum(count/crowd, 1)).float()
 
 def _validate(tables, rows, y):
-    "Loss and metrics of a validation set"
-    probs = ngram_proba(tables, rows)
+    "Loss and metrics of a validation set; a label that training lacks has no loss and is never right"
+    probs,known = ngram_proba(tables, rows), np.flatnonzero(y >= 0)
     right = probs.argmax(1) == y
     recall = [right[y == label].mean() for label in np.unique(y)]
-    loss = -np.log(np.maximum(probs[np.arange(len(y)), y], 1e-12)).mean()
+    loss = -np.log(np.maximum(probs[known, y[known]], 1e-12)).mean()
     return dict(valid_loss=float(loss), accuracy=float(right.mean()), macro_recall=float(np.mean(recall)))
 
 @torch.no_grad()
