@@ -24,7 +24,7 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import Scores
+from ..metrics import Scores, majority_score
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
@@ -377,6 +377,20 @@ def _fit_network(config, df, seed, cbs, device, quiet, head):
     classifier = learn.classifier()
     classifier.precision = precision
     return classifier, learn
+
+# %% ../../nbs/50_fit.ipynb #9f3711a5
+@patch
+def baselines(self:TrainResult) -> pd.DataFrame: # `accuracy`, `macro_f1` and `seconds`, a row per classifier
+    "Compare with the commonest label and with TF-IDF on the last held-out split"
+    split = self.splits[-1]
+    majority = majority_score(self.rows('train')['label'], self.rows(split)['label'])
+    rows = {'always the commonest label': dict(accuracy=majority)}
+    others = [] if self.config.model == 'tfidf' else [default_config('tfidf', cleaner=self.config.cleaner)]
+    for o in [*(fit(config, self.df, self.seed) for config in others), self]:
+        scores = o.scores[split]
+        name = 'TF-IDF' if o is not self else self.config.model
+        rows[name] = dict(accuracy=scores.accuracy, macro_f1=scores.macro_f1, seconds=o.seconds)
+    return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/50_fit.ipynb #f633d29a
 def step_seconds(
