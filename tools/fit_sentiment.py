@@ -2,8 +2,8 @@
 
     TWEETNB_DATA=... python tools/fit_sentiment.py
 
-Learns from the training tweets of TweetEval's sentiment (SemEval 2017), prints the scores on its test tweets, which choose
-nothing, and writes `tweetnb/encoder/sentiment.safetensors`. To be run again whenever the encoder changes.
+Learns from the training tweets of TweetEval's sentiment (SemEval 2017), prints the scores on its test tweets,
+which choose nothing, and writes `tweetnb/encoder/sentiment.safetensors`. To be run again whenever the encoder changes.
 """
 import pandas as pd
 from safetensors.torch import save_file

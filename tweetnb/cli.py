@@ -267,11 +267,12 @@ def export(
 
 @app.command('app')
 def run_app(
-    folder:Annotated[Path, Argument(metavar='DIR', help='A bundle, or a folder with several.')],
+    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle, or several in a folder (default: ours).')] = None,
     port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
     "Open a page where tweets can be typed, pasted or uploaded."
     from tweetnb.ship.app import run_app as open_page
-    open_page(folder, port=port)
+    from tweetnb.train.encoders import packaged_bundles
+    open_page(folder or packaged_bundles(), port=port)
 
 @app.command()
 def serve(
