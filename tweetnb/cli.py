@@ -267,7 +267,7 @@ def export(
 
 @app.command('app')
 def run_app(
-    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle, or several in a folder (default: ours).')] = None,
+    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle or a folder of them (default: ours).')] = None,
     port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
     "Open a page where tweets can be typed, pasted or uploaded."
     from tweetnb.ship.app import run_app as open_page
