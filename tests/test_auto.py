@@ -49,3 +49,11 @@ def test_integer_labels_and_a_rare_one(tmp_path):
     result = tn.train(df, minutes=.1, pretrained='none', out=tmp_path/'mood')
     assert set(tn.load(tmp_path/'mood').labels) <= {-1, 0, 1, 7}
     assert not result.candidates['note'].str.startswith('failed').any()
+
+
+@pytest.mark.parametrize('first', ['import tweetnb.train.fit', 'from tweetnb.train.losses import tweet_loss', 'tn.fit'])
+def test_train_is_the_function_whatever_was_imported_before(first):
+    "`tweetnb.train` is a chapter as well, and its import would put the package in the place of the function"
+    code = f'import tweetnb as tn\n{first}\nfrom tweetnb import train\nprint(tn.train is train, train.__module__)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == 'True tweetnb.auto\n', done.stderr

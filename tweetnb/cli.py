@@ -267,11 +267,12 @@ def export(
 
 @app.command('app')
 def run_app(
-    folder:Annotated[Path, Argument(metavar='DIR', help='A bundle, or a folder with several.')],
+    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle or a folder of them (default: ours).')] = None,
     port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
     "Open a page where tweets can be typed, pasted or uploaded."
     from tweetnb.ship.app import run_app as open_page
-    open_page(folder, port=port)
+    from tweetnb.train.encoders import packaged_bundles
+    open_page(folder or packaged_bundles(), port=port)
 
 @app.command()
 def serve(
@@ -289,7 +290,7 @@ def demo(
     "Train, score and predict on the packaged sample; needs no network."
     out.print('tweetnb demo: the packaged sample, invented tweets in three moods.\n')
     bundle,tweet = folder/'bundle', 'what a lovely morning 😍'
-    _train_auto(_read(sample_path('tweets.csv')), {}, bundle, minutes, 'macro_f1', None, seed, 'auto')
+    _train_auto(_read(sample_path('tweets.csv')), {}, bundle, minutes, 'macro_f1', None, seed, 'auto', None)
     out.print(f'Your own tweet, say {tweet!r}:')
     explain(bundle, [tweet], None, 'cpu')
     sample = sample_path('sample_submission.csv')
