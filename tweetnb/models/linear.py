@@ -52,6 +52,7 @@ def _sequences(parts):
 
 def _code_points(text): return np.frombuffer(text.encode('utf-32-le', 'surrogatepass'), '<u4').astype(np.int64)
 
+# %% ../../nbs/26_linear.ipynb #0051f776
 class WholeTfidf(TfidfVectorizer):
     "scikit-learn's TF-IDF, the same features and values, counted for all tweets at once; `min_df` counts tweets"
     inside = property(lambda self: self.analyzer == 'char_wb')       # of words?
@@ -77,56 +78,61 @@ class WholeTfidf(TfidfVectorizer):
         X.sort_indices()
         return vocabulary, X
 
-    def _learn(self, text, units, different, sequence, ends, times):
-        "Make a vocabulary of n-grams in `min_df` of the sequences, which occur `times` often; say where they are"
-        rows,columns,starts_of,sizes,k = [], [], [], [], 0
-        for n,starts,numbers in _ngrams(units, ends, *self.ngram_range, units.max(initial=0) + 1):
-            new = np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0    # as they are numbered in this order
-            rows.append(sequence[starts])
-            columns.append(numbers + k)
-            starts_of.append(starts[new])
-            sizes.append(np.full(new.sum(), n))
-            k += new.sum()
-        rows,columns,starts,sizes = map(np.concatenate, (rows, columns, starts_of, sizes))
-        kept = np.bincount(columns, times[rows], k) >= self.min_df
-        names = [text[a:b] for a,b in zip(starts[kept].tolist(), (starts + sizes)[kept].tolist())]
-        if not names: raise ValueError('no word is in enough of them')
-        vocabulary = {o if self.inside else ' '.join(o): i for i,o in enumerate(names)}
-        known = kept[columns]
-        return vocabulary, rows[known], (np.cumsum(kept) - 1)[columns[known]]
+# %% ../../nbs/26_linear.ipynb #5984246e
+@patch
+def _learn(self:WholeTfidf, text, units, different, sequence, ends, times):
+    "Make a vocabulary of n-grams in `min_df` of the sequences, which occur `times` often; say where they are"
+    rows,columns,starts_of,sizes,k = [], [], [], [], 0
+    for n,starts,numbers in _ngrams(units, ends, *self.ngram_range, units.max(initial=0) + 1):
+        new = np.diff(np.maximum.accumulate(numbers), prepend=-1) > 0    # as they are numbered in this order
+        rows.append(sequence[starts])
+        columns.append(numbers + k)
+        starts_of.append(starts[new])
+        sizes.append(np.full(new.sum(), n))
+        k += new.sum()
+    rows,columns,starts,sizes = map(np.concatenate, (rows, columns, starts_of, sizes))
+    kept = np.bincount(columns, times[rows], k) >= self.min_df
+    names = [text[a:b] for a,b in zip(starts[kept].tolist(), (starts + sizes)[kept].tolist())]
+    if not names: raise ValueError('no word is in enough of them')
+    vocabulary = {o if self.inside else ' '.join(o): i for i,o in enumerate(names)}
+    known = kept[columns]
+    return vocabulary, rows[known], (np.cumsum(kept) - 1)[columns[known]]
 
-    def _look_up(self, units, different, sequence, ends):
-        "Find the n-grams of the vocabulary; say where they are"
-        if getattr(self, '_known', None) is not self.vocabulary_: self._tabulate()
-        if different is not None: units = self._words.get_indexer(pd.Index(different, dtype=object))[units]
-        units = np.where((units < 0) | (units >= self._size), self._size - 1, units)      # which no table has
-        rows,columns = [], []
-        for n,starts,numbers in _ngrams(units, ends, *self.ngram_range, self._size, self._tables):
-            place = self._tables[n][1][numbers]
-            rows.append(sequence[starts[place >= 0]])
-            columns.append(place[place >= 0])
-        return self.vocabulary_, np.concatenate(rows), np.concatenate(columns)
+# %% ../../nbs/26_linear.ipynb #03666a98
+@patch
+def _look_up(self:WholeTfidf, units, different, sequence, ends):
+    "Find the n-grams of the vocabulary; say where they are"
+    if getattr(self, '_known', None) is not self.vocabulary_: self._tabulate()
+    if different is not None: units = self._words.get_indexer(pd.Index(different, dtype=object))[units]
+    units = np.where((units < 0) | (units >= self._size), self._size - 1, units)      # which no table has
+    rows,columns = [], []
+    for n,starts,numbers in _ngrams(units, ends, *self.ngram_range, self._size, self._tables):
+        place = self._tables[n][1][numbers]
+        rows.append(sequence[starts[place >= 0]])
+        columns.append(place[place >= 0])
+    return self.vocabulary_, np.concatenate(rows), np.concatenate(columns)
 
-    def _tabulate(self):
-        "Number the beginnings of all n-grams of the vocabulary, length by length, with the columns of whole ones"
-        names = sorted(self.vocabulary_, key=self.vocabulary_.get)
-        if not self.inside: names = [o.split(' ') for o in names]
-        lengths = np.array([len(o) for o in names])
-        first = np.cumsum(lengths) - lengths
-        if self.inside: units = _code_points(''.join(names))
-        else:
-            units,different = pd.factorize(np.array(list(chain.from_iterable(names)), dtype=object))
-            self._words = pd.Index(different, dtype=object)
-        self._known,self._size = self.vocabulary_, int(units.max()) + 2
-        numbers,keys,self._tables = units[first], np.arange(self._size), {}
-        for n in range(1, self.ngram_range[1] + 1):
-            if n > 1: numbers = numbers*self._size + units[np.minimum(first + n - 1, len(units) - 1)]
-            if n > 1: keys = np.unique(numbers[lengths >= n])
-            table = pd.Index(keys)
-            numbers = table.get_indexer(numbers)
-            place = np.full(len(table), -1)
-            place[numbers[lengths == n]] = np.flatnonzero(lengths == n)
-            self._tables[n] = table, place
+@patch
+def _tabulate(self:WholeTfidf):
+    "Number the beginnings of all n-grams of the vocabulary, length by length, with the columns of whole ones"
+    names = sorted(self.vocabulary_, key=self.vocabulary_.get)
+    if not self.inside: names = [o.split(' ') for o in names]
+    lengths = np.array([len(o) for o in names])
+    first = np.cumsum(lengths) - lengths
+    if self.inside: units = _code_points(''.join(names))
+    else:
+        units,different = pd.factorize(np.array(list(chain.from_iterable(names)), dtype=object))
+        self._words = pd.Index(different, dtype=object)
+    self._known,self._size = self.vocabulary_, int(units.max()) + 2
+    numbers,keys,self._tables = units[first], np.arange(self._size), {}
+    for n in range(1, self.ngram_range[1] + 1):
+        if n > 1: numbers = numbers*self._size + units[np.minimum(first + n - 1, len(units) - 1)]
+        if n > 1: keys = np.unique(numbers[lengths >= n])
+        table = pd.Index(keys)
+        numbers = table.get_indexer(numbers)
+        place = np.full(len(table), -1)
+        place[numbers[lengths == n]] = np.flatnonzero(lengths == n)
+        self._tables[n] = table, place
 
 # %% ../../nbs/26_linear.ipynb #fb5441bf
 def tfidf_features(
