@@ -1,5 +1,5 @@
 """Files predicted in blocks by real processes that are killed in the middle, on this machine and on a local Ray."""
-import os, pickle, signal, subprocess, sys, time
+import importlib.util, os, pickle, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
@@ -29,11 +29,12 @@ def home(tmp_path_factory):
 
 def start(home, out, **kwargs):
     "`predict_file` in a process of its own"
-    code = (f'from tweetnb.ship.shards import predict_file\n'
+    ray = 'import ray; ray.init(num_cpus=2, log_to_driver=False)' if kwargs.get('engine') == 'ray' else ''
+    code = (f'from tweetnb.ship.shards import predict_file\n{ray}\n'
             f'r = predict_file({str(home/"moods")!r}, {str(home/"*.csv")!r}, {str(out)!r}, rows=100, **{kwargs!r})\n'
             f'print(r["written"], r["read"])')
     return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-                            env={**os.environ, 'RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO': '0'})
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
 
 
 def finished(process, seconds=120):
@@ -121,6 +122,43 @@ def test_a_file_of_rejected_rows_among_others_is_counted(home, tmp_path):
         predict_file(home/'moods', tmp_path/'*.csv', tmp_path/'out'/'put.csv')
     predict_file(home/'moods', tmp_path/'*.csv', tmp_path/'out'/'put.csv', keep=['text'])
     assert pd.read_csv(tmp_path/'out'/'put.csv')['text'].tolist() == ['hello', 'no id']
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="needs the extra 'ray'")
+
+@linux
+@needs_ray
+def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
+    "The first driver loses an actor, then its life; the second one finishes, on two processors each"
+    out = home/'on-ray'
+    process = start(home, out, workers=2, engine='ray')
+    n_done(out, 3, process)
+    os.kill(children(process.pid, 'ray::MapWorker')[0], signal.SIGKILL)
+    n = len(list((home/'on-ray.parts'/'done').iterdir()))
+    n_done(out, n + 10, process)                                     # it went on
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    done = {o.name: o.stat().st_mtime_ns for o in (home/'on-ray.parts'/'parts').glob('[0-9]*.parquet')}
+    assert finished(start(home, out, workers=2, engine='ray'))[-2:] == ['11988', '12000']
+    assert content(out) == undisturbed
+    assert len(done) < 120 and sum((out/n).stat().st_mtime_ns == t for n, t in done.items()) >= len(done) - 4
+
+
+@needs_ray
+def test_a_ray_dataset_and_other_engines(home):
+    "In a process of its own, with Ray's own reader; each row is answered, and as without Ray"
+    code = f'''
+import ray
+from tweetnb import predict_dataset
+ray.init(num_cpus=2, log_to_driver=False)
+ds = predict_dataset(ray.data.read_csv({str(home/"a.csv")!r}), {str(home/"moods")!r}, rows=2000, workers=1)
+ds.to_pandas().sort_values('id').to_json({str(home/"ray.json")!r}, orient='records')
+'''
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert res.returncode == 0, res.stderr
+    got, want = pd.read_json(home/'ray.json', orient='records'), BatchPredictor(home/'moods')(pd.read_csv(home/'a.csv'))
+    assert got['label'].tolist() == want['label'].tolist() and len(got) == 9000
 
 
 def test_two_at_once_and_an_error_in_a_worker(home):

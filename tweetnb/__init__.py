@@ -18,6 +18,7 @@ _names = {
     'fit_folds': 'train.fit', 'tweet_learner': 'train.learner', 'runner': 'train.devices',
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
     'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.shards',
+    'predict_dataset': 'ship.shards',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
     'sample_path': 'core'}
 

@@ -184,7 +184,8 @@ def _actors(ray, device, workers):
     "How many actors, and what each of them occupies"
     resources = ray.cluster_resources()
     gpus = 0 if device == 'cpu' else int(resources.get('GPU', 0))
-    return workers or gpus or int(resources['CPU']), dict(num_cpus=1, num_gpus=1 if gpus else 0)
+    alone = dict(env_vars=dict(TOKENIZERS_PARALLELISM='false'))
+    return workers or gpus or int(resources['CPU']), dict(num_cpus=1, num_gpus=1 if gpus else 0, runtime_env=alone)
 
 def predict_dataset(
     ds, # A `ray.data.Dataset` with a column of tweets
