@@ -280,10 +280,13 @@ def run_app(
 def serve(
     folder:Folder,
     host:Annotated[str, Option('--host', help="Address; '0.0.0.0' admits the whole network.")] = '127.0.0.1',
-    port:Annotated[int, Option('--port', help='Port to bind to.')] = 8000):
+    port:Annotated[int, Option('--port', help='Port to bind to.')] = 8000,
+    workers:Annotated[int, Option('--workers', min=1, help='Processes that answer.')] = 1,
+    rate:Annotated[float|None, Option('--rate', min=1, help='Requests per minute and client, at most.')] = None,
+    cors:Annotated[list[str]|None, Option('--cors', help='Origin of pages that may ask; repeatable.')] = None):
     "Serve a bundle over HTTP: POST /predict, GET /health, /metrics, /openapi.json."
     from tweetnb.ship.serve import run_server
-    run_server(folder, host, port, say=out.print)
+    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or ())
 
 @app.command()
 def demo(
