@@ -14,7 +14,8 @@ from tweetnb.models.folder import _digest, update_bundle
 from tweetnb.ship.bundle import load
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.ship.export import (OnnxModel, _difference, _quantize, available_backends, export_onnx, fastest_backend,
-                                 latency, predict_file, with_backend, write_onnx)
+                                 latency, with_backend, write_onnx)
+from tweetnb.ship.shards import predict_file
 from tweetnb.models.layers import MaskedBatchNorm
 from tweetnb.train.learner import tweet_learner
 from tweetnb.data.read import read_tweets
@@ -286,7 +287,7 @@ def test_memory_does_not_grow_with_the_file(mood):
     for n in 10_000, 100_000:
         df = pd.DataFrame({'id': range(n), 'text': [f'{some[i % len(some)]} {i}' for i in range(n)]})
         df.to_csv(mood.parent/f'{n}.csv', index=False)
-    code = ('import sys; from tweetnb.ship.export import predict_file\n'
+    code = ('import sys; from tweetnb.ship.shards import predict_file\n'
             "def peak(): return next(int(o.split()[1])//1024 for o in open('/proc/self/status') if "
             "o.startswith('VmHWM'))\n"      # ru_maxrss is inherited
             'for n in 10_000, 100_000:\n'

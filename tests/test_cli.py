@@ -81,6 +81,12 @@ def test_evaluate_and_predict(demo, tmp_path):
     given, got = pd.read_csv(sample_path('tweets_test.csv'), dtype=str), pd.read_csv(tmp_path/'p.csv', dtype=str)
     assert (given['id'] == got['id']).all() and {'label', 'confidence'} <= set(got)
     assert 'lovely' in tweetnb('predict', demo[0]/'bundle', '--texts', 'what a lovely day').stdout
+    (tmp_path/'days').mkdir()
+    for day in 1, 2: given.to_csv(tmp_path/'days'/f'{day}.csv', index=False)
+    days = tmp_path/'days'/'*.csv', '--out', tmp_path/'both', '--workers', 2
+    assert f'Wrote {2*len(got):,} rows' in tweetnb('predict', demo[0]/'bundle', *days).stdout
+    assert sorted(o.name for o in (tmp_path/'both').iterdir()) == \
+        ['000000-000000.parquet', '000001-000000.parquet', 'manifest.json']
 
 
 def test_integer_labels_come_back_as_integers(tmp_path):

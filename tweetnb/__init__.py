@@ -18,7 +18,8 @@ _names = {
     'Config': 'train.fit', 'default_config': 'train.fit', 'config_from': 'train.fit', 'fit': 'train.fit',
     'fit_folds': 'train.fit', 'tweet_learner': 'train.learner', 'runner': 'train.devices',
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
-    'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.export',
+    'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.shards',
+    'predict_dataset': 'ship.shards',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
     'sample_path': 'core'}
 

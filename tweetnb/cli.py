@@ -134,14 +134,16 @@ def evaluate(
 @app.command()
 def predict(
     folder:Folder,
-    file:Annotated[Path|None, Argument(help='Tweets, in a file of any size.')] = None,
-    csv:Annotated[Path, Option('--out', help='The CSV or Parquet file to write.')] = Path('predictions.csv'),
+    file:Annotated[Path|None, Argument(help="Tweets of any number: a file, a folder or a 'pattern*'.")] = None,
+    csv:Annotated[Path, Option('--out', help='A CSV or Parquet file, or a folder for many.')] = Path('predictions.csv'),
     texts:Annotated[list[str]|None, Option('--texts', help='A tweet instead of a file; repeatable.')] = None,
     sample:Annotated[Path|None, Option('--sample', help="A competition's sample submission to fill in.")] = None,
     id:Annotated[str|None, Option('--id', help="ID column (default: 'id' in any case).")] = None,
     backend:Annotated[str, Option('--backend', help='torch, bf16, onnx, int8, or auto for the fastest.')] = 'auto',
+    workers:Annotated[int|None, Option('--workers', min=1, help='Processes (default: one, or all for much).')] = None,
+    engine:Annotated[str, Option('--engine', help='local, or ray for a cluster.')] = 'local',
     device:Device = 'auto', text:TextColumn = None, format:Format = None, limit:Limit = None):
-    "Predict the labels of tweets, in input order."
+    "Predict the labels of tweets, in input order; repeat the command to finish what was interrupted."
     from tweetnb.ship.bundle import load
     if texts: return print_table(load(folder, device).predict(texts).set_axis(texts).rename_axis('tweet'))
     if file is None: raise TweetnbError('no tweets given', remedy="Give a file, or --texts 'a tweet'.")
@@ -152,9 +154,9 @@ def predict(
         for o in notes: out.print(o)
         counts = table.iloc[:,-1].value_counts().to_dict()
     else:
-        from tweetnb.ship.export import predict_file
-        reading = dict(text=text, format=format, limit=limit)
-        res = predict_file(load(folder, device), file, csv, backend, keep=id and [id, 'text'], **reading)
+        from tweetnb.ship.shards import predict_file
+        how = dict(workers=workers, engine=engine, device=device, text=text, format=format, limit=limit)
+        res = predict_file(folder, file, csv, backend, keep=id and [id, 'text'], **how)
         out.print(res['report'].summary())
         counts = res['labels']
     print_counts(csv, counts)
@@ -278,10 +280,13 @@ def run_app(
 def serve(
     folder:Folder,
     host:Annotated[str, Option('--host', help="Address; '0.0.0.0' admits the whole network.")] = '127.0.0.1',
-    port:Annotated[int, Option('--port', help='Port to bind to.')] = 8000):
+    port:Annotated[int, Option('--port', help='Port to bind to.')] = 8000,
+    workers:Annotated[int, Option('--workers', min=1, help='Processes that answer.')] = 1,
+    rate:Annotated[float|None, Option('--rate', min=1, help='Requests per minute and client, at most.')] = None,
+    cors:Annotated[list[str]|None, Option('--cors', help='Origin of pages that may ask; repeatable.')] = None):
     "Serve a bundle over HTTP: POST /predict, GET /health, /metrics, /openapi.json."
     from tweetnb.ship.serve import run_server
-    run_server(folder, host, port, say=out.print)
+    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or ())
 
 @app.command()
 def demo(

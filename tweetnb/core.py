@@ -29,6 +29,8 @@ class TweetnbError(ValueError):
         then = f' {remedy}' if remedy else ''
         super().__init__(f'{where}{problem}.{then}')
 
+    def __reduce__(self): return type(self), (self.problem, self.path, self.line, self.remedy)   # between processes
+
 # %% ../nbs/00_core.ipynb #c2ce6247
 def data_path(
     *parts:str # Folders and file below the data folder

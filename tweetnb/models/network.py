@@ -6,7 +6,7 @@
 __all__ = ['NetworkClassifier']
 
 # %% ../../nbs/28_network.ipynb #a82bbacb
-import copy
+import copy, os
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Callable
@@ -231,6 +231,7 @@ def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, 
     model,tokenizer = create_model(**config), TweetTokenizer.load(folder)
     if len(labels) != config['n_labels'] or len(tokenizer) != config['n_vocab']:
         raise TweetnbError(f'{len(labels)} labels and {len(tokenizer)} tokens do not fit the model')
-    model.load_state_dict(load_file(folder/'model.safetensors'))
+    mapped = os.name == 'posix'          # weights stay in the file, and processes share them
+    model.load_state_dict(load_file(folder/'model.safetensors'), assign=mapped)
     model.config = config
     return cls(model, tokenizer, cleaner, labels, info['max_len'], info['widths'], info, device)

@@ -1,0 +1,182 @@
+"""Files predicted in blocks by real processes that are killed in the middle, on this machine and on a local Ray."""
+import importlib.util, os, pickle, signal, subprocess, sys, time
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from filelock import FileLock
+
+from tweetnb.core import TweetnbError, sample_path
+from tweetnb.data.read import read_tweets
+from tweetnb.models.linear import LinearClassifier
+from tweetnb.ship.shards import BatchPredictor, predict_file
+
+linux = pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "A bundle, and 12,000 tweets in two files, some of them without text"
+    home = tmp_path_factory.mktemp('shards')
+    sample = read_tweets(sample_path('tweets.csv'))
+    LinearClassifier().fit(sample, sample['label']).save(home/'moods')
+    texts = sample['text'].tolist()
+    for name, n in ('a', 9_000), ('b', 3_000):
+        rows = [texts[i % len(texts)] + f' {i}' if i % 1000 else '' for i in range(n)]
+        pd.DataFrame({'id': range(n), 'text': rows}).to_csv(home/f'{name}.csv', index=False)
+    return home
+
+
+def start(home, out, **kwargs):
+    "`predict_file` in a process of its own"
+    ray = 'import ray; ray.init(num_cpus=2, log_to_driver=False)' if kwargs.get('engine') == 'ray' else ''
+    code = (f'from tweetnb.ship.shards import predict_file\n{ray}\n'
+            f'r = predict_file({str(home/"moods")!r}, {str(home/"*.csv")!r}, {str(out)!r}, rows=100, **{kwargs!r})\n'
+            f'print(r["written"], r["read"])')
+    return subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                            env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def finished(process, seconds=120):
+    said, err = process.communicate(timeout=seconds)
+    assert process.returncode == 0, err
+    return said.split()
+
+
+def n_done(out, n, process, seconds=100):
+    "Wait until so many blocks are done"
+    for _ in range(seconds*100):
+        if len(list((out.with_name(f'{out.name}.parts')/'done').glob('[0-9]*'))) >= n: return
+        assert process.poll() is None, process.communicate()
+        time.sleep(.01)
+    raise TimeoutError
+
+
+def children(pid, name):
+    "Processes below another with this in their command line"
+    found = []
+    for o in Path(f'/proc/{pid}/task').glob('*/children'):
+        for child in o.read_text().split():
+            found += children(child, name)
+            try:
+                if name in Path(f'/proc/{child}/cmdline').read_text(): found.append(int(child))
+            except FileNotFoundError: pass
+    return found
+
+
+def alive(pid):
+    try: return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except FileNotFoundError: return False
+
+
+def content(folder): return {o.name: o.read_bytes() for o in folder.iterdir()}
+
+
+@pytest.fixture(scope='module')
+def undisturbed(home):
+    report = predict_file(home/'moods', home/'*.csv', home/'undisturbed', rows=100)
+    assert [report[o] for o in ('read', 'kept', 'written')] == [12_000, 11_988, 11_988]
+    assert report['rejected'] == {'no text': 12} and len(report['report'].rejected_rows()) == 12
+    return content(home/'undisturbed')
+
+
+@linux
+def test_killed_workers_and_a_killed_driver(home, undisturbed):
+    out = home/'killed'
+    process = start(home, out, workers=2)
+    n_done(out, 3, process)
+    os.kill(children(process.pid, 'spawn_main')[0], signal.SIGKILL)
+    n_done(out, 10, process)                                         # it went on
+    workers = children(process.pid, 'spawn_main')
+    process.kill()
+    process.wait()
+    for _ in range(500):
+        if not any(map(alive, workers)): break
+        time.sleep(.02)
+    assert not any(map(alive, workers)) and not out.exists()
+    done = {o.name: o.stat().st_mtime_ns for o in (home/'killed.parts'/'parts').glob('[0-9]*.parquet')}
+    assert 10 <= len(done) < 120
+    assert finished(start(home, out, workers=2)) == ['11988', '12000']
+    assert content(out) == undisturbed and not (home/'killed.parts').exists()
+    unchanged = [n for n, t in done.items() if (out/n).stat().st_mtime_ns == t]
+    assert len(unchanged) >= len(done) - 2                           # a part without its entry is made again
+
+
+def test_one_file_is_the_same_from_any_number_of_processes(home, undisturbed):
+    for workers, name in (1, 'one.csv'), (2, 'two.csv'), (1, 'all.parquet'):
+        report = predict_file(home/'moods', [home/'a.csv', home/'b.csv'], home/'out'/name, rows=1000, workers=workers)
+        assert report['written'] == 11_988
+    assert (home/'out'/'one.csv').read_bytes() == (home/'out'/'two.csv').read_bytes()
+    both = pd.read_csv(home/'out'/'one.csv'), pd.read_parquet(home/'out'/'all.parquet')
+    assert both[0]['text'].tolist() == both[1]['text'].tolist() == read_tweets(home/'undisturbed')['text'].tolist()
+    assert len(list((home/'out').iterdir())) == 3
+
+
+def test_a_file_of_rejected_rows_among_others_is_counted(home, tmp_path):
+    (tmp_path/'1.csv').write_text('id,text\n1,\n2,\n')
+    (tmp_path/'2.csv').write_text('id,text\n3,hello\n')
+    report = predict_file(home/'moods', tmp_path/'*.csv', tmp_path/'out'/'put.csv')
+    assert (report['read'], report['written'], report['rejected']) == (3, 1, {'no text': 2})
+    (tmp_path/'3.csv').write_text('text\nno id\n')
+    with pytest.raises(TweetnbError, match='different columns'):
+        predict_file(home/'moods', tmp_path/'*.csv', tmp_path/'out'/'put.csv')
+    predict_file(home/'moods', tmp_path/'*.csv', tmp_path/'out'/'put.csv', keep=['text'])
+    assert pd.read_csv(tmp_path/'out'/'put.csv')['text'].tolist() == ['hello', 'no id']
+
+
+needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="needs the extra 'ray'")
+
+@linux
+@needs_ray
+def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
+    "The first driver loses an actor, then its life; the second one finishes, on two processors each"
+    out = home/'on-ray'
+    process = start(home, out, workers=2, engine='ray')
+    n_done(out, 3, process)
+    os.kill(children(process.pid, 'ray::MapWorker')[0], signal.SIGKILL)
+    n = len(list((home/'on-ray.parts'/'done').iterdir()))
+    n_done(out, n + 10, process)                                     # it went on
+    process.kill()
+    process.communicate()
+    assert not out.exists()
+    done = {o.name: o.stat().st_mtime_ns for o in (home/'on-ray.parts'/'parts').glob('[0-9]*.parquet')}
+    assert finished(start(home, out, workers=2, engine='ray'))[-2:] == ['11988', '12000']
+    assert content(out) == undisturbed
+    assert len(done) < 120 and sum((out/n).stat().st_mtime_ns == t for n, t in done.items()) >= len(done) - 4
+
+
+@needs_ray
+def test_a_ray_dataset_and_other_engines(home):
+    "In a process of its own, with Ray's own reader; each row is answered, and as without Ray"
+    code = f'''
+import ray
+from tweetnb import predict_dataset
+ray.init(num_cpus=2, log_to_driver=False)
+ds = predict_dataset(ray.data.read_csv({str(home/"a.csv")!r}), {str(home/"moods")!r}, rows=2000, workers=1)
+ds.to_pandas().sort_values('id').to_json({str(home/"ray.json")!r}, orient='records')
+'''
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=120)
+    assert res.returncode == 0, res.stderr
+    got, want = pd.read_json(home/'ray.json', orient='records'), BatchPredictor(home/'moods')(pd.read_csv(home/'a.csv'))
+    assert got['label'].tolist() == want['label'].tolist() and len(got) == 9000
+
+
+def test_two_at_once_and_an_error_in_a_worker(home):
+    with pytest.raises(TweetnbError, match=r"there is no column 'author'\. The columns are"):
+        predict_file(home/'moods', home/'a.csv', home/'wrong', workers=2, keep=['author'])
+    assert not list(home.glob('wrong*'))
+    (home/'twice.parts').mkdir()
+    with FileLock(home/'twice.parts'/'lock'), pytest.raises(TweetnbError, match='another process is at work'):
+        predict_file(home/'moods', home/'a.csv', home/'twice')
+
+
+def test_an_error_travels_whole():
+    error = pickle.loads(pickle.dumps(TweetnbError('no column', path='a.csv', line=3, remedy='Name it.')))
+    assert str(error) == 'a.csv, line 3: no column. Name it.' and (error.path, error.line) == ('a.csv', 3)
+
+
+def test_importing_is_light():
+    heavy = 'torch', 'ray', 'fastai'
+    code = f'import sys, tweetnb.ship.shards; print([o for o in {heavy} if o in sys.modules])'
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert res.stdout.strip() == '[]', res.stdout + res.stderr
