@@ -116,7 +116,9 @@ def _card_data(info, name):
     return '\n\n'.join(parts)
 
 def _card_procedure(info, name):
-    parts = [_settings_table(info[k], k) for k in ('training', 'hardware', 'onnx', 'versions') if info.get(k)]
+    known = {**info, 'decision': info.get('decisions', {}).get('chosen')}
+    parts = [_settings_table(known[k], k) for k in ('training', 'decision', 'hardware', 'onnx', 'versions')
+             if known.get(k)]
     if info.get('made'): parts.append(f"Made {_escape(info['made'])}.")
     return '\n\n'.join(['## Training procedure', *parts]) if parts else ''
 

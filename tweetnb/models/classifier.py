@@ -16,6 +16,7 @@ from ..data.audit import audit
 from ..data.clean import Cleaner
 from ..metrics import Scores
 from .attribution import Attributions, leave_one_out
+from .decide import Decision
 from .folder import write_folder
 
 # %% ../../nbs/21_classifier.ipynb #ea8fc05f
@@ -44,6 +45,7 @@ class Classifier:
     labels:list # The labels with the caller's own values, in the order of the columns
     path:Path|None = None # The bundle it was loaded from
     temperature = 1. # Above 1 for a model that is too sure of itself; see `tweetnb.evaluate.calibrate`
+    decision = Decision() # How probabilities become an answer; by default the most probable label
 
     def __init__(self,
         labels:list, # The caller's own values: strings, integers, …
@@ -105,14 +107,10 @@ def _dtype(labels):
 def predict(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
     bs:int=256 # Tweets per batch, where the model works in batches
-) -> pd.DataFrame: # `label`, `confidence` and `p_<label>` for each label; the caller's index
-    "Return the most probable label of each tweet, and all probabilities"
+) -> pd.DataFrame: # `label`, `confidence`, perhaps `set`, and `p_<label>` for each label; the caller's index
+    "Return the answer to each tweet, by default the most probable label, and all probabilities"
     probs = self.predict_proba(tweets, bs)
-    values = probs.to_numpy()
-    best = values.argmax(1) if len(values) else np.array([], dtype=int)
-    labels = np.array(self.labels, dtype=_dtype(self.labels))
-    answers = pd.DataFrame({'label': labels[best], 'confidence': values.max(1, initial=0)}, index=probs.index)
-    return pd.concat([answers, probs.rename(columns='p_{}'.format)], axis=1)
+    return pd.concat([self.decision(probs), probs.rename(columns='p_{}'.format)], axis=1)
 
 # %% ../../nbs/21_classifier.ipynb #91de9b94
 @patch
@@ -175,6 +173,9 @@ def save(self:Classifier,
     kept = {k: v for k,v in self.info.items() if k not in ('files', 'seal', 'made', 'versions', 'format', 'onnx')}
     cleaner = self.cleaner or Cleaner([])
     known = dict(labels=self.labels, problem_type=self.problem_type, cleaner=cleaner.to_dict())
-    if self.temperature != 1: known['decisions'] = dict(temperature=self.temperature)
+    kept.pop('decisions', None)
+    decisions = self.decision.to_dict() if self.decision != Decision() else {}
+    if self.temperature != 1: decisions['temperature'] = self.temperature
+    if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)
