@@ -6,6 +6,7 @@
 __all__ = ['as_texts', 'Classifier', 'table_info']
 
 # %% ../../nbs/21_classifier.ipynb #da5726db
+import copy, re
 from pathlib import Path
 
 import numpy as np
@@ -162,10 +163,33 @@ def table_info(
     return {'labels': labels, **reports, 'problems': problems}
 
 @patch
+def _golden(self:Classifier, texts, n=32):
+    "Choose tweets, half of them for their unusual characters, and answer them in full precision"
+    pool = [re.sub(r'@\w+', '@user', o) for o in texts.sample(min(len(texts), 2000), random_state=0)]
+    strange = sorted(pool, key=lambda o: -len({c for c in o if not c.isascii()}))
+    tweets = list(dict.fromkeys([*strange[:n//2], *pool]))[:n]
+    return dict(tweets=tweets, probs=self._answer_exactly(tweets).round(6).tolist())
+
+@patch
+def _answer_exactly(self:Classifier, tweets):
+    exact = copy.copy(self)
+    exact.precision = 'fp32'
+    return np.asarray(exact._probs(tweets, 32), dtype=float)
+
+@patch
+def recheck(self:Classifier) -> float: # 0 where the bundle keeps no tweets
+    "Answer the golden tweets again; return the largest difference of a probability"
+    golden = self.info.get('golden')
+    if not golden: return 0.
+    return float(np.abs(self._answer_exactly(golden['tweets']) - golden['probs']).max())
+
+# %% ../../nbs/21_classifier.ipynb #de367e0f
+@patch
 def save(self:Classifier,
     folder:str|Path, # Where the bundle goes; an older bundle there is replaced, whole or not at all
     scores:Scores|dict|None=None, # Scores to keep with it
     table:pd.DataFrame|None=None, # The table it was trained on, for counts and an audit in the model card
+    golden:int=32, # Tweets of the table to keep with their answers, see `recheck`
     **info # Anything else worth keeping that JSON can hold
 ) -> Path: # The folder
     "Save the classifier as a bundle, with a model card"
@@ -178,4 +202,7 @@ def save(self:Classifier,
     if self.temperature != 1: decisions['temperature'] = self.temperature
     if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
+    before = pd.Series(kept.pop('golden', {}).get('tweets', []), dtype=object)
+    texts = before if table is None else table['text']
+    if golden and len(texts): known['golden'] = self._golden(texts, golden)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)
