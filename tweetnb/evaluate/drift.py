@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['vocabulary', 'Measured', 'measure', 'Profile', 'make_profile', 'stability', 'two_sample', 'Drift', 'drift']
 
-# %% ../../nbs/52_drift.ipynb #a74d6f16
+# %% ../../nbs/52_drift.ipynb #910e8926
 import json, unicodedata, zlib
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,7 +26,7 @@ from ..models.folder import update_bundle
 from ..ship.bundle import load as load_bundle
 from ..text.tokens import tweet_words
 
-# %% ../../nbs/52_drift.ipynb #d5ec6076
+# %% ../../nbs/52_drift.ipynb #b0b08bb9
 _columns = 8192 # Of hashed words
 
 def _checksums(text): return np.array([zlib.crc32(o.encode()) for o in tweet_words(text.lower())], dtype=np.uint32)
@@ -77,10 +77,12 @@ def measure(
         'predicted': probs.columns.astype(str).to_numpy()[probs.to_numpy().argmax(1)]})
     columns = [np.unique(o % _columns) for o in rows]
     ends = np.cumsum([0, *map(len, columns)])
-    values = np.concatenate([[], *[np.full(len(o), len(o)**-.5) for o in columns]]).astype(np.float32)
-    return Measured(table, csr_matrix((values, np.concatenate([np.array([], int), *columns]), ends), (len(rows), _columns)))
+    sizes = np.array([len(o) for o in columns], int)
+    values = np.repeat(1/np.sqrt(np.maximum(sizes, 1)), sizes).astype(np.float32)
+    places = np.concatenate([np.array([], int), *columns])
+    return Measured(table, csr_matrix((values, places, ends), (len(rows), _columns)))
 
-# %% ../../nbs/52_drift.ipynb #1f38c700
+# %% ../../nbs/52_drift.ipynb #01ba2746
 def _edges(values, bins=8): return np.unique(np.quantile(values, np.linspace(0, 1, bins + 1)[1:-1])).tolist()
 
 def _counted(values, bins):
@@ -121,7 +123,7 @@ def _middles(table, bins):
         else: res[name] = ', '.join(f'{k} {v:.0%}' for k,v in values.value_counts(normalize=True).head(2).items())
     return res
 
-# %% ../../nbs/52_drift.ipynb #67c92dd2
+# %% ../../nbs/52_drift.ipynb #55efd523
 _file = 'profile.safetensors'
 
 @patch
@@ -151,20 +153,19 @@ def load(cls:Profile,
     return cls(arrays['known'], words=words, **kept)
 
 def make_profile(
-    classifier:Classifier, # Any
-    df:pd.DataFrame, # Its tweets; with `split`, those of 'train' give the words, and the others the profile
+    seen:pd.Series, # Texts that it was trained on
+    fresh:pd.Series, # Texts that trained nothing
+    probs:pd.DataFrame, # The answers to these, float [tweets, labels]
     most:int=2000, # Tweets to profile
     seed:int=0 # Of their choice
 ) -> Profile:
     "Profile the tweets of a classifier"
-    held_out = df['split'] != 'train' if 'split' in df else pd.Series(np.arange(len(df)) % 2 == 0, df.index)
-    seen,fresh = df[~held_out],df[held_out]
     if not len(seen) or not len(fresh): raise TweetnbError('too few tweets for a profile')
-    fresh = fresh.sample(min(len(fresh), most), random_state=seed)
-    known = vocabulary(seen['text'].tolist())
-    return Profile.of(measure(fresh['text'].tolist(), classifier.predict_proba(fresh), known), known)
+    rows = np.random.default_rng(seed).permutation(len(fresh))[:most]
+    known = vocabulary(seen.tolist())
+    return Profile.of(measure(fresh.iloc[rows].tolist(), probs.iloc[rows], known), known)
 
-# %% ../../nbs/52_drift.ipynb #8da64c34
+# %% ../../nbs/52_drift.ipynb #2483ece3
 def stability(
     before:np.ndarray, # Tweets in each bin
     after:np.ndarray # Tweets in each bin
@@ -201,7 +202,7 @@ def two_sample(
         weights = weights + model.coef_[0]/2
     return float(np.mean(aucs)), float(min(1, 2*min(ps))), score[y == 1], weights
 
-# %% ../../nbs/52_drift.ipynb #3f241171
+# %% ../../nbs/52_drift.ipynb #7f43cfb8
 class Drift:
     "What changed between the profile and new tweets"
     def __init__(self,
@@ -236,8 +237,8 @@ def _newest(texts, scores, weights, n):
     best = np.argsort(-scores, kind='stable')[:n]
     found = {}
     for i in np.argsort(-scores, kind='stable')[:10*n]:
-        for word in tweet_words(texts[i].lower()): found[word] = found.get(word, 0) + 1
-    often = [o for o in found if found[o] > 1]
+        for word in set(tweet_words(texts[i].lower())): found[word] = found.get(word, 0) + 1
+    often = [o for o in found if found[o] > 1 and len(o) > 2]
     words = sorted(often, key=lambda o: -weights[zlib.crc32(o.encode()) % _columns])[:n]
     return [texts[i] for i in best], words
 
@@ -272,7 +273,9 @@ def drift(
 ) -> Drift:
     "Say how new tweets differ from those a classifier was trained on"
     if not isinstance(classifier, Classifier): classifier = load_bundle(classifier)
-    if against is not None: profile = make_profile(classifier, against)
+    if against is not None:
+        seen,fresh = against['text'][::2],against['text'][1::2]
+        profile = make_profile(seen, fresh, classifier.predict_proba(fresh))
     elif classifier.path is not None: profile = Profile.load(classifier.path)
     else: raise TweetnbError('nothing to compare with', remedy='Give `against`, or load the classifier from a bundle.')
     texts = as_texts(new)
