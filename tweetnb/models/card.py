@@ -130,7 +130,7 @@ def _card_limitations(info, name):
              'The scores hold for tweets like those it was evaluated on; expect less at other times and topics.',
              'A high probability is not a guarantee: calibrate before a threshold decides about people.']
     golden = len(info.get('golden', {}).get('tweets', []))
-    if golden: lines.append(f'The bundle contains {golden} of its training tweets, with handles replaced, to check itself.')
+    if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')
     if info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
     if rare: lines.append(f"Fewer than 30 test tweets, too few to judge: {', '.join(rare)}.")
     return '\n'.join(['## Limitations\n', *[f'- {o}' for o in lines]])

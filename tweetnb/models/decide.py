@@ -83,6 +83,13 @@ def __call__(self:Decision,
         res['set'] = ['|'.join(names[row]) for row in self.possible(probs)]
     return res
 
+@patch
+def never(self:Decision,
+    labels # Of the classifier
+) -> str: # Names, separated by commas
+    "Name the labels that are never answered"
+    return ', '.join(str(o) for o,p in zip(labels, self.least or []) if p > 1)
+
 # %% ../../nbs/17_decide.ipynb #fc3bdfe0
 def _proven(right, n, target, risk):
     "Is a true share below `target` unlikely to give `right` of `n`? Arrays of int"
@@ -156,13 +163,21 @@ def choose_recall(
     return Decision(wins=wins, chosen=dict(min_recall=target, label=str(label), risk=risk, tweets=len(y)))
 
 # %% ../../nbs/17_decide.ipynb #5d095ef0
+def _parse_cost(text):
+    "Parse 'TRUE:ANSWER=COST'"
+    pair,_,cost = text.rpartition('=')
+    given,colon,answer = pair.partition(':')
+    try: return (given, answer), float(cost)
+    except ValueError as e: raise TweetnbError(f'{text!r} is no cost', remedy='Write TRUE:ANSWER=5.') from e
+
 def cost_decision(
     labels:list, # Of the classifier, in the order of its columns
-    costs:dict, # (true label, answer) -> cost; every other mistake costs 1, a right answer nothing
+    costs:dict|list, # (true label, answer) -> cost, or 'TRUE:ANSWER=COST'; other mistakes cost 1, right answers nothing
     abstain_cost:float|None=None, # Cost of no answer; default: there is always one
     abstain:str='unsure' # The answer where there is none
 ) -> Decision:
     "Answer at the smallest expected cost"
+    costs = costs if isinstance(costs, dict) else dict(map(_parse_cost, costs))
     table = 1 - np.eye(len(labels))
     for (given,answer),cost in costs.items(): table[_one(labels, given), _one(labels, answer)] = cost
     if abstain_cost is not None: table = np.column_stack([table, np.full(len(labels), float(abstain_cost))])
@@ -198,7 +213,7 @@ def choose_decision(
     label=None, # The label that precision or recall is about; default: precision of each
     coverage:float|None=None, # See `choose_sets`
     by_label:bool=False, # See `choose_sets`
-    costs:dict|None=None, # See `cost_decision`
+    costs:dict|list|None=None, # See `cost_decision`
     abstain_cost:float|None=None, # See `cost_decision`
     abstain:str='unsure', # The answer where there is none
     risk:float=.1 # Largest chance of missing a target

@@ -53,7 +53,8 @@ def check_bundle(
     elif difference <= tolerance: res.append(found(f'{len(tweets)} golden tweets are answered as before '
                                                    f'(largest difference {difference:.4f})'))
     else:
-        remedy = f'Install what it was saved with (pip install {pins}), or train it again.' if pins else 'Train it again.'
+        again = 'Train it again'
+        remedy = f'{again}, or install what it was saved with: pip install {pins}' if pins else f'{again}.'
         res.append(found(f'probabilities of the golden tweets differ by up to {difference:.2f}', remedy))
     if not info.get('scores'): res.append(found('no scores in it', 'See tweetnb evaluate DIR LABELLED_FILE.'))
     return res
@@ -74,7 +75,7 @@ def check_machine() -> list: # Findings
            found(', '.join(f'{k} {v}' for k,v in versions().items() if k not in ('python', 'platform')))]
     threads = os.environ.get('OMP_NUM_THREADS', '')
     if threads.isdigit() and int(threads) > n:
-        res.append(found(f'OMP_NUM_THREADS={threads} on {n} cores', f'Set it to {n}: more threads wait for each other.'))
+        res.append(found(f'OMP_NUM_THREADS={threads} on {n} cores', f'Set it to {n}: more only wait for each other.'))
     free = shutil.disk_usage(Path.cwd()).free/1e9
     if free < 1: res.append(found(f'{free:.1f} GB are free here', 'Free some room.'))
     data = os.environ.get('TWEETNB_DATA')

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['doubt', 'suggest', 'Labelling', 'label_tweets']
 
-# %% ../../nbs/39_suggest.ipynb #e444e261
+# %% ../../nbs/39_suggest.ipynb #3e470808
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from ..models.linear import LinearClassifier
 from ..ship.bundle import load
 from ..ship.submission import write_csv
 
-# %% ../../nbs/39_suggest.ipynb #ea490289
+# %% ../../nbs/39_suggest.ipynb #ef4721e7
 def doubt(
     probs:pd.DataFrame # float [tweets, labels]
 ) -> np.ndarray: # float [tweets]: 1 where two labels are equally probable, 0 where one is certain
@@ -34,11 +35,11 @@ def _vectors(texts):
     return HashingVectorizer(analyzer='char_wb', ngram_range=(3, 5), n_features=2**16, alternate_sign=False,
                              dtype=np.float32).transform(texts)
 
-def _greedy(value, vectors, n, alike):
+def _greedy(value, vectors, n, alike, novelty):
     "Choose `n` rows one by one, each the most valuable of what is unlike all chosen before"
     nearest,chosen = np.zeros(len(value)), []
     while len(chosen) < n:
-        worth = np.where(nearest < alike, (value + 1e-9)*(1 - nearest), -1)
+        worth = np.where(nearest < alike, (value + 1e-9)*(1 - nearest)**novelty, -1)
         if chosen: worth[chosen] = -1
         best = int(worth.argmax())
         if worth[best] < 0: break
@@ -52,7 +53,8 @@ def suggest(
     n:int=20, # How many to label
     known:list|pd.Series=(), # Texts that have a label already
     most:int=5000, # Tweets of the pool to look at; of more, as many are drawn
-    alike:float=.8, # Cosine from which a tweet is a near-duplicate
+    alike:float=.8, # Cosine from which a tweet is too much like one that is chosen
+    novelty:float=0., # Power of the novelty that multiplies the doubt; 1 spreads the tweets most
     seed:int=0 # Of the draw
 ) -> pd.DataFrame: # `text`, `doubt`, `why`; the index of the pool, the most valuable first
     "Suggest tweets to label"
@@ -66,7 +68,7 @@ def suggest(
     probs = classifier.predict_proba(texts)
     value = doubt(probs)
     some = np.argsort(-value, kind='stable')[:20*n]
-    rows = some[_greedy(value[some], _vectors(texts.iloc[some]), n, alike)]
+    rows = some[_greedy(value[some], _vectors(texts.iloc[some]), n, alike, novelty)]
     why = [_why(o) for _,o in probs.iloc[rows].iterrows()]
     return pd.DataFrame(dict(text=texts.iloc[rows], doubt=value[rows], why=why), index=texts.index[rows])
 
@@ -75,7 +77,7 @@ def _why(probs):
     (a,p),(b,q) = probs.sort_values(ascending=False).head(2).items()
     return f'{a} {p:.2f} or {b} {q:.2f}?'
 
-# %% ../../nbs/39_suggest.ipynb #7abcc61c
+# %% ../../nbs/39_suggest.ipynb #ef05a00e
 class Labelling:
     "The state of labelling: a pool, what was answered, and what comes next"
     def __init__(self,
@@ -137,9 +139,10 @@ class _Chance(Classifier):
     def __init__(self, labels, seed): super().__init__(labels); self.rng = np.random.default_rng(seed)
     def _probs(self, texts, bs): return self.rng.dirichlet(np.ones(len(self.labels)), len(texts))
 
-# %% ../../nbs/39_suggest.ipynb #d31ecb79
+# %% ../../nbs/39_suggest.ipynb #602cb942
 def _read_key():
-    "One key of the terminal"
+    "One key of the terminal, or the first letter of a line where there is none; '' at the end"
+    if not sys.stdin.isatty(): return sys.stdin.readline().strip()[:1]
     import click
     return click.getchar()
 
