@@ -294,7 +294,7 @@ def test_the_year_after(tmp_path):
 def test_labels_are_typed_and_continued(tmp_path):
     args = 'label', sample_path('tweets_test.csv'), '--out', tmp_path/'mine.csv', '--labels', 'bad,good'
     for keys, n in ('1\n2\nu\n1\nq\n', 2), ('2\n', 3):
-        res = subprocess.run([sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)], input=keys,
-                             capture_output=True, text=True, encoding='utf-8', timeout=600)
+        command = [sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)]
+        res = subprocess.run(command, input=keys, capture_output=True, text=True, encoding='utf-8', timeout=600)
         assert res.returncode == 0, res.stderr
         assert f'{n} tweets are labelled' in res.stdout and len(pd.read_csv(tmp_path/'mine.csv')) == n
