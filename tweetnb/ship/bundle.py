@@ -83,6 +83,7 @@ def _load_published(folder, device):
 
 # %% ../../nbs/30_bundle.ipynb #045d9b80
 _again = 'Take a fresh copy of the bundle.'
+_not_chosen = 'temperature', 'thresholds' # What a manifest has beside a `Decision`
 
 def _temperature(decisions):
     "The temperature in a manifest; 1 if there is none"
@@ -127,7 +128,7 @@ def load(
         else: res = kind.from_folder(folder, info, cleaner, device)
         decisions = info.get('decisions', {})
         res.temperature = _temperature(decisions)
-        if set(decisions) - {'temperature'}: res.decision = Decision.from_dict(decisions, len(res.labels))
+        if set(decisions) - {*_not_chosen}: res.decision = Decision.from_dict(decisions, len(res.labels))
     except TweetnbError as e:
         if e.path is not None: raise
         raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
@@ -145,7 +146,7 @@ def keep_decision(
 ):
     "Put a decision into a bundle in the place of an earlier one"
     with update_bundle(folder) as (_,info):
-        kept = {k: v for k,v in info.get('decisions', {}).items() if k == 'temperature'}
+        kept = {k: v for k,v in info.get('decisions', {}).items() if k in _not_chosen}
         if decision != Decision(): kept |= Decision.from_dict(decision.to_dict(), len(info['labels'])).to_dict()
         info['decisions'] = kept
 
