@@ -102,3 +102,17 @@ def test_a_decision_that_does_not_fit_is_refused(tmp_path):
     model = LinearClassifier(tol=1e-3).fit(df, df['label'])
     model.decision = Decision(least=[.5, .5])
     with pytest.raises(TweetnbError, match='does not fit 3 labels'): load(model.save(tmp_path/'b'))
+
+def test_the_service_follows_the_decision():
+    pytest.importorskip('fastapi', reason="needs the extra 'serve'")
+    pytest.importorskip('httpx', reason="needs the development requirements")
+    from fastapi.testclient import TestClient
+    from tweetnb.ship.serve import make_server
+    df = read_tweets(sample_path('tweets.csv'), label=True)
+    model = LinearClassifier(tol=1e-3).fit(df[:300], df['label'][:300])
+    model.decision = Decision(least=[.6]*3, sets=[.3]*3)
+    expected = model.predict(df[:20])
+    with TestClient(make_server(model, api_key='')) as client:
+        found = client.post('/predict', json={'texts': df['text'][:20].tolist()}).json()['predictions']
+    assert [o['label'] for o in found] == expected['label'].tolist() and 'unsure' in set(expected['label'])
+    assert ['|'.join(o['set']) for o in found] == expected['set'].tolist()
