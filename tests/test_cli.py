@@ -273,3 +273,34 @@ def test_import_is_light():
             "print([o for o in ('torch', 'fastai', 'transformers') if o in sys.modules])")
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                           check=True).stdout.strip() == '[]'
+
+
+def test_the_year_after(tmp_path):
+    "A bundle is given a target, meets new tweets, is examined, and asks for labels"
+    folder, labelled = tmp_path/'b', sample_path('tweets_test_labelled.csv')
+    tweetnb('train', sample_path('tweets.csv'), '--model', 'tfidf', '--out', folder)
+    res = tweetnb('decide', folder, labelled, '--min-precision', .8, '--coverage', .9)
+    for said in 'answered', 'coverage', 'precision', 'By label', 'Saved to': assert said in res.stdout, said
+    assert 'unsure' in tweetnb('predict', folder, labelled, '--out', tmp_path/'p.csv').stdout
+    assert {'label', 'set'} <= set(pd.read_csv(tmp_path/'p.csv'))
+    res = tweetnb('decide', folder, labelled, '--min-recall', .9, ok=False)
+    assert res.returncode == 1 and 'Name the label' in res.stderr
+    found = json.loads(tweetnb('drift', folder, labelled, '--json').stdout)
+    assert found['alarm'] is False and {o['feature'] for o in found['features']} >= {'words', 'emoji'}
+    other = tmp_path/'other.csv'
+    pd.DataFrame({'text': [f'صباح الخير يا جماعة {i}' for i in range(60)]}).to_csv(other, index=False)
+    res = tweetnb('drift', folder, other, '--strict', ok=False)
+    assert res.returncode == 1 and 'Changed: ' in res.stdout
+    assert 'golden tweets are answered as before' in tweetnb('doctor', folder).stdout
+    (folder/'features.json').write_text('{}')
+    res = tweetnb('doctor', folder, ok=False)
+    assert res.returncode == 1 and 'Take a fresh copy' in res.stdout
+
+
+def test_labels_are_typed_and_continued(tmp_path):
+    args = 'label', sample_path('tweets_test.csv'), '--out', tmp_path/'mine.csv', '--labels', 'bad,good'
+    for keys, n in ('1\n2\nu\n1\nq\n', 2), ('2\n', 3):
+        command = [sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)]
+        res = subprocess.run(command, input=keys, capture_output=True, text=True, encoding='utf-8', timeout=600)
+        assert res.returncode == 0, res.stderr
+        assert f'{n} tweets are labelled' in res.stdout and len(pd.read_csv(tmp_path/'mine.csv')) == n

@@ -20,6 +20,7 @@ _names = {
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
     'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.shards',
     'predict_dataset': 'ship.shards',
+    'decide': 'ship.bundle', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
     'sample_path': 'core'}
 

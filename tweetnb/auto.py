@@ -24,6 +24,7 @@ from .data.clean import Cleaner
 from .data.read import read_tweets
 from .data.split import drop_leaks, kfold_tweets, split_tweets
 from .evaluate.calibrate import Temperature
+from .evaluate.drift import make_profile
 from .hardware import resolve_device
 from .metrics import LOWER_IS_BETTER, Scores, label_numbers, metric_value
 from .models.classifier import Classifier
@@ -453,12 +454,15 @@ def save(self:AutoResult,
                     parameters=self.classifier.parameters, tweets_per_second=round(self.tweets_per_second))
     if 'read' in self.df.attrs: training['file'] = Path(str(self.df.attrs['read'].get('path', ''))).name
     known = dict(training=training, candidates=rows, **info)
-    try: return self.classifier.save(folder, self.scores, self.df, **known)
+    try: self.classifier.save(folder, self.scores, self.df, **known)
     except (OSError, TweetnbError) as e:
         rescued = cache_path('rescued', time.strftime('%Y%m%d-%H%M%S'))
         self.classifier.save(rescued, self.scores, self.df, **known)
         raise TweetnbError(f'the bundle could not be written ({e}); it was saved to {rescued}', path=folder,
                            remedy=f'Copy it: cp -r {rescued} {folder}') from e
+    seen = self.df[self.df['split'] != 'test']
+    make_profile(seen['text'], self.test['text'], self.probs).save(folder)
+    return Path(folder)
 
 # %% ../nbs/56_auto.ipynb #9c78db2f
 def _table(data):

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['app', 'main', 'File', 'Folder', 'Out', 'TextColumn', 'LabelColumn', 'Names', 'Format', 'Limit', 'Device', 'Minutes',
            'Epochs', 'Seed', 'Changes', 'train', 'evaluate', 'predict', 'explain', 'ensemble', 'audit', 'convert',
-           'compare', 'run_recipe', 'export', 'run_app', 'serve', 'demo']
+           'compare', 'run_recipe', 'decide', 'drift', 'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
 
 # %% ../nbs/60_cli.ipynb #5b29ebb1
 import json, sys
@@ -94,6 +94,7 @@ def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, c
 def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
     "Train one model beside its baselines"
     from tweetnb.auto import make_splits
+    from tweetnb.evaluate.drift import make_profile
     from tweetnb.models.folder import check_writable
     from tweetnb.train.checkpoint import Checkpoint
     from tweetnb.train.devices import use_runner
@@ -110,6 +111,7 @@ def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
     print_table(res.baselines(), f'On the {split} tweets')
     print_scores(model, res.scores[split])
     res.save(folder)
+    make_profile(res.rows('train')['text'], res.rows(split)['text'], res.probs(split)).save(folder)
 
 # %% ../nbs/60_cli.ipynb #9da76a02
 @app.command()
@@ -255,6 +257,70 @@ def run_recipe(
     if show: return
     place = dict(runner='xla') if device == 'xla' else dict(device=device)
     out.print(repr(this.run(folder, data, sample or None, **place)))
+
+# %% ../nbs/60_cli.ipynb #bd08462f
+@app.command()
+def decide(
+    folder:Folder, file:File,
+    min_precision:Annotated[float|None, Option('--min-precision', help='Answer only what is right so often.')] = None,
+    min_recall:Annotated[float|None, Option('--min-recall', help='Find so many tweets of --for.')] = None,
+    wanted:Annotated[str|None, Option('--for', help='The label that these are about (default: each).')] = None,
+    coverage:Annotated[float|None, Option('--coverage', help='Give sets that hold the true label so often.')] = None,
+    by_label:Annotated[bool, Option('--by-label', help='Hold --coverage for the tweets of each label.')] = False,
+    cost:Annotated[list[str]|None, Option('--cost', help='TRUE:ANSWER=5; other mistakes cost 1. Repeatable.')] = None,
+    abstain_cost:Annotated[float|None, Option('--abstain-cost', help='Cost of no answer.')] = None,
+    abstain:Annotated[str, Option('--abstain', help='What to answer where there is no answer.')] = 'unsure',
+    device:Device = 'auto',
+    text:TextColumn = None, label:LabelColumn = None, names:Names = None, format:Format = None, limit:Limit = None):
+    "Choose on labelled tweets when a bundle answers, and keep it in the bundle."
+    from tweetnb.ship.bundle import decide as decide_bundle
+    df = _read(file, text, label or True, names, format, limit)
+    decision,table,tables = decide_bundle(folder, df, device, min_precision=min_precision, min_recall=min_recall,
+        label=wanted, coverage=coverage, by_label=by_label, costs=cost, abstain_cost=abstain_cost, abstain=abstain)
+    print_table(table, 'What it gains and costs, on tweets that did not choose it')
+    print_table(tables, 'By label')
+    if never := decision.never(tables.index): out.print(f"Too few tweets to prove it, so never answered: {never}.\n")
+    print_saved(folder, f"tweetnb predict {folder} --texts 'a tweet'")
+
+@app.command()
+def drift(
+    folder:Folder, file:File, device:Device = 'auto',
+    against:Annotated[Path|None, Option('--against', help='Compare with these (default: what it keeps).')] = None,
+    as_json:Annotated[bool, Option('--json', help='Print JSON and nothing else.')] = False,
+    strict:Annotated[bool, Option('--strict', help='Exit with 1 if there is an alarm.')] = False,
+    text:TextColumn = None, format:Format = None, limit:Limit = None):
+    "Say how new tweets differ from those a bundle was trained on."
+    from tweetnb.evaluate.drift import drift as find_drift
+    from tweetnb.ship.bundle import load
+    new,old = [o and _read(o, text, False, None, format, limit, quiet=as_json) for o in (file, against)]
+    found = find_drift(load(folder, device), new, old)
+    out.print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else repr(found))
+    if strict and found.alarm: raise Exit(1)
+
+@app.command('label')
+def label_pool(
+    pool:Annotated[Path, Argument(metavar='POOL', help='Tweets without labels.')],
+    csv:Annotated[Path, Option('--out', help='CSV of the labelled tweets; an earlier one is continued.')],
+    labels:Annotated[str|None, Option('--labels', help='Names, separated by commas (default: of the bundle).')] = None,
+    bundle:Annotated[Path|None, Option('--bundle', help='Chooses the first tweets (default: chance).')] = None,
+    text:TextColumn = None, format:Format = None, limit:Limit = None):
+    "Label the tweets that teach most, a key each; the same command goes on where it was left."
+    from tweetnb.ship.bundle import load
+    from tweetnb.train.suggest import Labelling, label_tweets
+    table = _read(pool, text, False, None, format, limit)
+    names = [o.strip() for o in labels.split(',')] if labels else None
+    label_tweets(Labelling(table, csv, names, load(bundle) if bundle else None), say=out.print)
+
+@app.command()
+def doctor(
+    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle (default: machine and cache alone).')] = None,
+    clear:Annotated[bool, Option('--clear', help='Empty the cache; rescued bundles stay.')] = False):
+    "Say what is wrong with a bundle, this machine and the cache; exit with 1 if anything is."
+    from tweetnb.ship.doctor import clear_cache, doctor as examine
+    if clear: out.print(f'Cleared {clear_cache()/1e6:,.1f} MB.')
+    found = examine(folder)
+    for o in found: out.print(repr(o))
+    if any(o.remedy for o in found): raise Exit(1)
 
 # %% ../nbs/60_cli.ipynb #7faaa9c3
 @app.command()

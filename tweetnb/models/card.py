@@ -116,7 +116,9 @@ def _card_data(info, name):
     return '\n\n'.join(parts)
 
 def _card_procedure(info, name):
-    parts = [_settings_table(info[k], k) for k in ('training', 'hardware', 'onnx', 'versions') if info.get(k)]
+    known = {**info, 'decision': info.get('decisions', {}).get('chosen')}
+    parts = [_settings_table(known[k], k) for k in ('training', 'decision', 'hardware', 'onnx', 'versions')
+             if known.get(k)]
     if info.get('made'): parts.append(f"Made {_escape(info['made'])}.")
     return '\n\n'.join(['## Training procedure', *parts]) if parts else ''
 
@@ -127,6 +129,8 @@ def _card_limitations(info, name):
     lines = ['It knows only the labels above and answers with one of them, whatever the text and its language.',
              'The scores hold for tweets like those it was evaluated on; expect less at other times and topics.',
              'A high probability is not a guarantee: calibrate before a threshold decides about people.']
+    golden = len(info.get('golden', {}).get('tweets', []))
+    if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')
     if info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
     if rare: lines.append(f"Fewer than 30 test tweets, too few to judge: {', '.join(rare)}.")
     return '\n'.join(['## Limitations\n', *[f'- {o}' for o in lines]])

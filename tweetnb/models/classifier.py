@@ -6,6 +6,7 @@
 __all__ = ['as_texts', 'Classifier', 'table_info']
 
 # %% ../../nbs/21_classifier.ipynb #da5726db
+import copy, re
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..data.audit import audit
 from ..data.clean import Cleaner
 from ..metrics import Scores
 from .attribution import Attributions, leave_one_out
+from .decide import Decision
 from .folder import write_folder
 
 # %% ../../nbs/21_classifier.ipynb #ea8fc05f
@@ -44,6 +46,7 @@ class Classifier:
     labels:list # The labels with the caller's own values, in the order of the columns
     path:Path|None = None # The bundle it was loaded from
     temperature = 1. # Above 1 for a model that is too sure of itself; see `tweetnb.evaluate.calibrate`
+    decision = Decision() # How probabilities become an answer; by default the most probable label
 
     def __init__(self,
         labels:list, # The caller's own values: strings, integers, …
@@ -105,14 +108,10 @@ def _dtype(labels):
 def predict(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
     bs:int=256 # Tweets per batch, where the model works in batches
-) -> pd.DataFrame: # `label`, `confidence` and `p_<label>` for each label; the caller's index
-    "Return the most probable label of each tweet, and all probabilities"
+) -> pd.DataFrame: # `label`, `confidence`, perhaps `set`, and `p_<label>` for each label; the caller's index
+    "Return the answer to each tweet, by default the most probable label, and all probabilities"
     probs = self.predict_proba(tweets, bs)
-    values = probs.to_numpy()
-    best = values.argmax(1) if len(values) else np.array([], dtype=int)
-    labels = np.array(self.labels, dtype=_dtype(self.labels))
-    answers = pd.DataFrame({'label': labels[best], 'confidence': values.max(1, initial=0)}, index=probs.index)
-    return pd.concat([answers, probs.rename(columns='p_{}'.format)], axis=1)
+    return pd.concat([self.decision(probs), probs.rename(columns='p_{}'.format)], axis=1)
 
 # %% ../../nbs/21_classifier.ipynb #91de9b94
 @patch
@@ -171,10 +170,33 @@ def table_info(
     return {'labels': labels, **reports, 'problems': problems}
 
 @patch
+def _golden(self:Classifier, texts, n=32):
+    "Choose tweets, half of them for their unusual characters, and answer them in full precision"
+    pool = [re.sub(r'@\w+', '@user', o) for o in texts.sample(min(len(texts), 2000), random_state=0)]
+    strange = sorted(pool, key=lambda o: -len({c for c in o if not c.isascii()}))
+    tweets = list(dict.fromkeys([*strange[:n//2], *pool]))[:n]
+    return dict(tweets=tweets, probs=self._answer_exactly(tweets).round(6).tolist())
+
+@patch
+def _answer_exactly(self:Classifier, tweets):
+    exact = copy.copy(self)
+    exact.precision = 'fp32'
+    return np.asarray(exact._probs(tweets, 32), dtype=float)
+
+@patch
+def recheck(self:Classifier) -> float: # 0 where the bundle keeps no tweets
+    "Answer the golden tweets again; return the largest difference of a probability"
+    golden = self.info.get('golden')
+    if not golden: return 0.
+    return float(np.abs(self._answer_exactly(golden['tweets']) - golden['probs']).max())
+
+# %% ../../nbs/21_classifier.ipynb #de367e0f
+@patch
 def save(self:Classifier,
     folder:str|Path, # Where the bundle goes; an older bundle there is replaced, whole or not at all
     scores:Scores|dict|None=None, # Scores to keep with it
     table:pd.DataFrame|None=None, # The table it was trained on, for counts and an audit in the model card
+    golden:int=32, # Tweets of the table to keep with their answers, see `recheck`
     **info # Anything else worth keeping that JSON can hold
 ) -> Path: # The folder
     "Save the classifier as a bundle, with a model card"
@@ -182,6 +204,12 @@ def save(self:Classifier,
     kept = {k: v for k,v in self.info.items() if k not in ('files', 'seal', 'made', 'versions', 'format', 'onnx')}
     cleaner = self.cleaner or Cleaner([])
     known = dict(labels=self.labels, problem_type=self.problem_type, cleaner=cleaner.to_dict())
-    if self.temperature != 1: known['decisions'] = dict(temperature=self.temperature)
+    kept.pop('decisions', None)
+    decisions = self.decision.to_dict() if self.decision != Decision() else {}
+    if self.temperature != 1: decisions['temperature'] = self.temperature
+    if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
+    before = pd.Series(kept.pop('golden', {}).get('tweets', []), dtype=object)
+    texts = before if table is None else table['text']
+    if golden and len(texts): known['golden'] = self._golden(texts, golden)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)

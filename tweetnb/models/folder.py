@@ -35,7 +35,8 @@ def check_writable(
 
 # %% ../../nbs/19_folder.ipynb #b5460c59
 _arrays = 'model.safetensors'
-_files = {_arrays, 'tokenizer.json', 'features.json', 'tweet_tokenizer.json', 'model.onnx', 'model.int8.onnx'}
+_files = {_arrays, 'tokenizer.json', 'features.json', 'tweet_tokenizer.json', 'model.onnx', 'model.int8.onnx',
+          'profile.safetensors'}
 _again = 'Take a fresh copy of the bundle.'
 
 def _digest(info):

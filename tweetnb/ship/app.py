@@ -108,22 +108,27 @@ _css = '''<style>
 </style>'''
 
 # %% ../../nbs/34_app.ipynb #423e06e2
-def _answer_html(name, probs, why):
+def _answer_html(name, probs, why, said):
     "The answer of one classifier"
     head = f'<h4>{escape(name)}</h4>' if name else ''
-    best = max(probs, key=probs.get)
+    best = said.get('label', max(probs, key=probs.get))
+    possible = [_label_html(o) for o in said.get('set', '').split('|') if o]
+    if 'set' in said: head += f'<div class="tw-rest">possible: {", ".join(possible) or "none"}</div>'
     tokens = '' if why is None else f'<div class="tw-why">{why.html(head=False)}</div>'
     return f'<section>{head}<div class="tw-answer">{_label_html(best)}</div>{probability_bars(probs)}{tokens}</section>'
 
 def tweet_card(
     text:str, # The tweet
     answers:dict, # Name of a bundle -> {label: probability}
-    why:dict|None=None # Name of a bundle -> `Attribution`, whose tokens are highlighted
+    why:dict|None=None, # Name of a bundle -> `Attribution`, whose tokens are highlighted
+    said:dict|None=None # Name of a bundle -> {'label': answer, 'set': possible labels}; default: the most probable
 ) -> str: # HTML, everything escaped
     "Show a tweet and the answers to it"
-    why = why or {}
+    why,said = why or {}, said or {}
     named = len(answers) > 1
-    cells = ''.join(_answer_html(name if named else '', probs, why.get(name)) for name,probs in answers.items())
+    cells = ''
+    for name,probs in answers.items():
+        cells += _answer_html(name if named else '', probs, why.get(name), said.get(name, {}))
     return f'<article class="tw-card"><p dir="auto">{escape(text)}</p><div class="tw-grid">{cells}</div></article>'
 
 # %% ../../nbs/34_app.ipynb #fe06ae6c
@@ -265,12 +270,15 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
         st.warning(f'Tweets of more than {max_chars:,} characters are cut.')
     if not texts: return
     with st.spinner('Classifying …'):
-        with _turn: probs = {name: o.predict_proba(texts).to_dict('records') for name,o in classifiers.items()}
+        with _turn: tables = {name: o.predict_proba(texts) for name,o in classifiers.items()}
+        probs = {name: table.to_dict('records') for name,table in tables.items()}
+        said = {name: classifiers[name].decision(table).to_dict('records') for name,table in tables.items()}
         why = _explain_all(st, classifiers, texts) if explained else {}
     cards = []
     for i,text in enumerate(texts):
         answers = {name: rows[i] for name,rows in probs.items()}
-        cards.append(tweet_card(text, answers, {name: found[i] for name,found in why.items()}))
+        reasons = {name: found[i] for name,found in why.items()}
+        cards.append(tweet_card(text, answers, reasons, {name: rows[i] for name,rows in said.items()}))
     st.html(''.join(cards))
     if why: st.caption('Blue words argue for the label, orange words against it.')
 

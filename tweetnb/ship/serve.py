@@ -16,11 +16,13 @@ from pathlib import Path
 from typing import Annotated, Any, Callable
 
 import numpy as np
+import pandas as pd
 from fastcore.basics import patch
 
 from .. import __version__
 from ..core import TweetnbError
 from ..models.classifier import Classifier
+from ..models.decide import Decision
 from .bundle import load
 
 # %% ../../nbs/33_serve.ipynb #f208597f
@@ -365,6 +367,7 @@ def _schemas(max_texts, max_chars):
     class Prediction(BaseModel):
         label: str|int|float|bool
         confidence: float
+        set: list[str]|None = None
         probabilities: dict[str, float]
     class Predictions(BaseModel): predictions: list[Prediction]
     class LabelScore(BaseModel):
@@ -398,6 +401,16 @@ def _prediction(labels, row):
     best = int(row.argmax())
     return dict(label=labels[best], confidence=probs[best], probabilities=dict(zip(map(str, labels), probs)))
 
+def _predictions(classifier, rows):
+    "Predictions as JSON, by the classifier's decision if it has one"
+    res = [_prediction(classifier.labels, row) for row in rows]
+    if classifier.decision == Decision(): return res
+    answers = classifier.decision(pd.DataFrame(np.array(rows, dtype=float), columns=classifier.labels))
+    for found,answer in zip(res, answers.to_dict('records')):
+        if 'set' in answer: answer['set'] = answer['set'].split('|') if answer['set'] else []
+        found |= {**answer, 'confidence': round(answer['confidence'], 6)}
+    return res
+
 def _label_scores(labels, row, top_k):
     "One prediction as Hugging Face's pipelines give it: labels with scores, the best first"
     order = np.argsort(-row, kind='stable')[:top_k]
@@ -419,9 +432,9 @@ def _make_router(fastapi, state, schemas, has_key):
 
     @router.post('/predict', response_model=Predictions, responses=refusals, dependencies=key)
     async def predict(tweets:Tweets):
-        "Return the most probable label of each text, and the probability of every label"
+        "Return the answer to each text, by default the most probable label, and the probability of every label"
         rows = await state.batcher(tweets.texts)
-        return JSONResponse({'predictions': [_prediction(labels, row) for row in rows]})
+        return JSONResponse({'predictions': _predictions(state.classifier, rows)})
 
     @router.post('/', response_model=LabelScores, responses=refusals, dependencies=key)
     async def classify(request:Inputs):
