@@ -14,7 +14,7 @@ import pandas as pd
 from ..core import TweetnbError
 from ..data.audit import audit
 from ..data.clean import Cleaner
-from ..metrics import Scores
+from ..metrics import Scores, is_multilabel, label_sets
 from .attribution import Attributions, leave_one_out
 from .folder import write_folder
 
@@ -38,12 +38,13 @@ def as_texts(
 # %% ../../nbs/21_classifier.ipynb #652ed5f6
 class Classifier:
     "A trained model that takes tweets and returns tables; the base of every kind of model"
-    problem_type = 'single_label_classification' # Hugging Face's name; one label per tweet
+    problem_type = 'single_label_classification' # Hugging Face's name; or 'multi_label_classification'
     arch = 'classifier' # The kind of model, as bundles name it
     needs = () # Files that its bundle must have
     labels:list # The labels with the caller's own values, in the order of the columns
     path:Path|None = None # The bundle it was loaded from
     temperature = 1. # Above 1 for a model that is too sure of itself; see `tweetnb.evaluate.calibrate`
+    thresholds:np.ndarray|None = None # Several labels a tweet: from which probability each is given; default: 0.5
 
     def __init__(self,
         labels:list, # The caller's own values: strings, integers, …
@@ -72,6 +73,11 @@ class Classifier:
     def parameters(self) -> int:
         "The number of learnt parameters"
         return 0
+
+    @property
+    def multilabel(self) -> bool:
+        "May a tweet have several labels, or none?"
+        return self.problem_type == 'multi_label_classification'
 
     def __repr__(self):
         where = f' from {self.path.name}' if self.path else ''
@@ -102,16 +108,23 @@ def _dtype(labels):
     return None if labels and all(type(o) in (int, float) for o in labels) else object
 
 @patch
+def decide(self:Classifier,
+    probs:pd.DataFrame # From `predict_proba`
+) -> pd.Series: # A label for each tweet, or a tuple of them; the index of `probs`
+    "Choose the most probable label, or all labels that reach their thresholds"
+    if self.multilabel: return label_sets(probs, .5 if self.thresholds is None else self.thresholds)
+    best = probs.to_numpy().argmax(1) if len(probs) else np.array([], dtype=int)
+    return pd.Series(np.array(self.labels, dtype=_dtype(self.labels))[best], index=probs.index)
+
+@patch
 def predict(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
     bs:int=256 # Tweets per batch, where the model works in batches
-) -> pd.DataFrame: # `label`, `confidence` and `p_<label>` for each label; the caller's index
-    "Return the most probable label of each tweet, and all probabilities"
+) -> pd.DataFrame: # `label`, `confidence` (of one label a tweet) and `p_<label>` for each label; the caller's index
+    "Return the label of each tweet, the most probable or a tuple of all that apply, and all probabilities"
     probs = self.predict_proba(tweets, bs)
-    values = probs.to_numpy()
-    best = values.argmax(1) if len(values) else np.array([], dtype=int)
-    labels = np.array(self.labels, dtype=_dtype(self.labels))
-    answers = pd.DataFrame({'label': labels[best], 'confidence': values.max(1, initial=0)}, index=probs.index)
+    answers = pd.DataFrame({'label': self.decide(probs)})
+    if not self.multilabel: answers['confidence'] = probs.to_numpy().max(1, initial=0)
     return pd.concat([answers, probs.rename(columns='p_{}'.format)], axis=1)
 
 # %% ../../nbs/21_classifier.ipynb #91de9b94
@@ -124,7 +137,18 @@ def scores(self:Classifier,
     if 'label' not in df:
         columns = ', '.join(map(str, df))
         raise TweetnbError("the table has no column 'label' to score with", remedy=f'It has {columns}.')
-    return Scores(df['label'], self.predict(df, bs)['label'], self.labels)
+    return self.score(df['label'], self.predict_proba(df, bs))
+
+@patch
+def score(self:Classifier,
+    true, # The labels of some tweets
+    probs:pd.DataFrame # From `predict_proba`, of the same tweets
+) -> Scores:
+    "Score answers that are there already"
+    if is_multilabel(true) == self.multilabel: return Scores(true, self.decide(probs), self.labels, probs)
+    have,know = ('one label', 'several') if self.multilabel else ('several labels', 'one')
+    raise TweetnbError(f'these tweets have {have} each and the classifier gives {know}',
+                       remedy='Read several labels with label=[…] or label_delim=…, one with neither.')
 
 # %% ../../nbs/21_classifier.ipynb #ab589068
 @patch
@@ -138,7 +162,7 @@ def explain(self:Classifier,
     if method not in (None, 'occlusion'):
         raise TweetnbError(f'{self.arch} has no method {method!r}', remedy="Choose 'occlusion'.")
     def predict(texts): return self._probs(texts, 256)
-    return leave_one_out(predict, self.labels, as_texts(tweets).tolist(), label, max_len)
+    return leave_one_out(predict, self.labels, as_texts(tweets).tolist(), label, max_len, self.multilabel)
 
 # %% ../../nbs/21_classifier.ipynb #2ab04fd6
 def _scores_info(scores):
@@ -156,7 +180,7 @@ def table_info(
         parts = {name: table[table['split'] == k] for k,name in names.items() if (table['split'] == k).any()}
     labels = {}
     for name,part in parts.items():
-        counts = part['label'].value_counts(sort=False)
+        counts = part['label'].explode().value_counts(sort=False)
         labels[name] = {str(k): int(n) for k,n in counts.items()}
     reports = {k: dict(table.attrs[k]) for k in ('read', 'clean', 'split') if isinstance(table.attrs.get(k), dict)}
     if 'path' in reports.get('read', {}): reports['read']['path'] = Path(str(reports['read']['path'])).name
@@ -175,6 +199,8 @@ def save(self:Classifier,
     kept = {k: v for k,v in self.info.items() if k not in ('files', 'seal', 'made', 'versions', 'format', 'onnx')}
     cleaner = self.cleaner or Cleaner([])
     known = dict(labels=self.labels, problem_type=self.problem_type, cleaner=cleaner.to_dict())
-    if self.temperature != 1: known['decisions'] = dict(temperature=self.temperature)
+    decisions = {} if self.temperature == 1 else dict(temperature=self.temperature)
+    if self.thresholds is not None: decisions['thresholds'] = np.round(self.thresholds, 6).tolist()
+    if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)
