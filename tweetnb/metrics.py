@@ -73,7 +73,7 @@ def _best_threshold(y, p):
 def best_thresholds(
     probs:pd.DataFrame, # float [tweets, labels], of tweets that the model was not trained on
     true, # The labels of each tweet, in the same order
-    few:int=10 # A label of fewer tweets takes the threshold that is best for all labels
+    few:int=50 # A label of fewer tweets takes the threshold that is best for all labels
 ) -> np.ndarray: # float [labels]
     "Choose a threshold for each label by its F1"
     Y,p = label_matrix(true, probs.columns), probs.to_numpy(dtype=float)

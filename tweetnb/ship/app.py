@@ -78,14 +78,16 @@ def _bar_html(label, p):
 
 def probability_bars(
     probs:dict, # Label -> probability
-    most:int=5 # Bars to show; the rest is summed up in a line
+    most:int=5, # Bars to show; the rest is summed up in a line
+    multilabel:bool=False # Does each probability stand on its own?
 ) -> str: # HTML, everything escaped
     "Draw probabilities as bars, the largest first"
     ranked = sorted(probs.items(), key=lambda item: -item[1])
     if len(ranked) == most + 1: most += 1                                # one more bar takes no more room than the line
     bars = ''.join(_bar_html(label, p) for label,p in ranked[:most])
     rest = [p for _,p in ranked[most:]]
-    if rest: bars += f'<div class="tw-rest">{len(rest)} more share {sum(rest):.0%}</div>'
+    share = f'with at most {max(rest, default=0):.0%} each' if multilabel else f'share {sum(rest):.0%}'
+    if rest: bars += f'<div class="tw-rest">{len(rest)} more {share}</div>'
     return f'<div class="tw-bars">{bars}</div>'
 
 # %% ../../nbs/34_app.ipynb #c857480d
@@ -108,23 +110,27 @@ _css = '''<style>
 </style>'''
 
 # %% ../../nbs/34_app.ipynb #423e06e2
-def _answer_html(name, probs, why):
-    "The answer of one classifier"
+def _answer_html(name, probs, why, several=None):
+    "The answer of one classifier: the most probable label, or the tuple of `several`"
     head = f'<h4>{escape(name)}</h4>' if name else ''
-    best = max(probs, key=probs.get)
+    labels = [max(probs, key=probs.get)] if several is None else several
+    answer = ' · '.join(map(_label_html, labels)) or 'no label'
+    bars = probability_bars(probs, multilabel=several is not None)
     tokens = '' if why is None else f'<div class="tw-why">{why.html(head=False)}</div>'
-    return f'<section>{head}<div class="tw-answer">{_label_html(best)}</div>{probability_bars(probs)}{tokens}</section>'
+    return f'<section>{head}<div class="tw-answer">{answer}</div>{bars}{tokens}</section>'
 
 def tweet_card(
     text:str, # The tweet
     answers:dict, # Name of a bundle -> {label: probability}
-    why:dict|None=None # Name of a bundle -> `Attribution`, whose tokens are highlighted
+    why:dict|None=None, # Name of a bundle -> `Attribution`, whose tokens are highlighted
+    several:dict|None=None # Name of a bundle that gives several labels a tweet -> tuple of labels
 ) -> str: # HTML, everything escaped
     "Show a tweet and the answers to it"
-    why = why or {}
+    why,several = why or {}, several or {}
     named = len(answers) > 1
-    cells = ''.join(_answer_html(name if named else '', probs, why.get(name)) for name,probs in answers.items())
-    return f'<article class="tw-card"><p dir="auto">{escape(text)}</p><div class="tw-grid">{cells}</div></article>'
+    cells = [_answer_html(name if named else '', probs, why.get(name), several.get(name))
+             for name,probs in answers.items()]
+    return f'<article class="tw-card"><p dir="auto">{escape(text)}</p><div class="tw-grid">{"".join(cells)}</div></article>'
 
 # %% ../../nbs/34_app.ipynb #fe06ae6c
 upload_types = '.csv', '.tsv', '.txt', '.jsonl', '.json', '.parquet'
@@ -200,7 +206,9 @@ def label_table(
         for name,classifier in classifiers.items():
             with _turn: answers = classifier.predict(df['text'].iloc[start:start+rows])
             prefix = f'{name} ' if len(classifiers) > 1 else ''
-            part[_free_name(df, prefix + 'predicted')] = answers['label'].to_numpy()
+            labels = answers['label'].map(', '.join) if classifier.multilabel else answers['label']
+            part[_free_name(df, prefix + 'predicted')] = labels.to_numpy()
+            if classifier.multilabel: continue
             part[_free_name(df, prefix + 'confidence')] = answers['confidence'].round(4).to_numpy()
         yield part
 
@@ -265,12 +273,15 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
         st.warning(f'Tweets of more than {max_chars:,} characters are cut.')
     if not texts: return
     with st.spinner('Classifying …'):
-        with _turn: probs = {name: o.predict_proba(texts).to_dict('records') for name,o in classifiers.items()}
+        with _turn: tables = {name: o.predict_proba(texts) for name,o in classifiers.items()}
+        probs = {name: table.to_dict('records') for name,table in tables.items()}
+        several = {name: o.decide(tables[name]) for name,o in classifiers.items() if o.multilabel}
         why = _explain_all(st, classifiers, texts) if explained else {}
     cards = []
     for i,text in enumerate(texts):
         answers = {name: rows[i] for name,rows in probs.items()}
-        cards.append(tweet_card(text, answers, {name: found[i] for name,found in why.items()}))
+        reasons,sets = ({name: found[i] for name,found in part.items()} for part in (why, several))
+        cards.append(tweet_card(text, answers, reasons, sets))
     st.html(''.join(cards))
     if why: st.caption('Blue words argue for the label, orange words against it.')
 

@@ -357,7 +357,7 @@ def predict_file(
 ) -> dict: # 'read', 'kept', 'rejected', 'written', 'backend', 'seconds', 'labels' with counts; 'measured' for 'auto'
     "Predict the tweets of a file of any size, in its order"
     network = folder if isinstance(folder, Classifier) else load(folder)
-    start,report,counts = time.time(), {}, {}
+    start,report,counts,written = time.time(), {}, {}, 0
     way = None if backend == 'auto' else with_backend(network, backend)
     parquet = Path(out).suffix == '.parquet'
     with atomic_path(out) as tmp, _writer(tmp, parquet) as add, progress(desc='predicting') as bar:
@@ -366,13 +366,16 @@ def predict_file(
                 backend,table = fastest_backend(network, df['text'], bs=bs)
                 way,report['measured'] = with_backend(network, backend), table.round(4).to_dict('index')
             given,pred = _kept_columns(df, keep), way.predict(df, bs).round(6)
+            labels = pred['label'].explode()
+            if way.multilabel: pred['label'] = pred['label'].map(', '.join)
             for name in given:
                 if name in pred:
                     raise TweetnbError(f'the column {name!r} would occur twice', remedy='Leave it out of `keep`.')
             add(pd.concat([given, pred], axis=1))
-            for label,n in pred['label'].value_counts().items(): counts[label] = counts.get(label, 0) + int(n)
+            for label,n in labels.value_counts().items(): counts[label] = counts.get(label, 0) + int(n)
+            written += len(pred)
             bar.update(len(df))
-    read,written = df.attrs['read'], sum(counts.values())
+    read = df.attrs['read']
     if read['kept'] != written:
         raise TweetnbError(f"{read['kept']} tweets were read and {written} predicted", path=path)
     return {**report, 'read': read['read'], 'kept': read['kept'], 'rejected': dict(read['rejected']),

@@ -329,8 +329,8 @@ def _schemas(max_texts, max_chars):
         inputs: Text|Texts
         parameters: Parameters = Parameters()
     class Prediction(BaseModel):
-        label: str|int|float|bool
-        confidence: float
+        label: str|int|float|bool|list[str]
+        confidence: float|None = None
         probabilities: dict[str, float]
     class Predictions(BaseModel): predictions: list[Prediction]
     class LabelScore(BaseModel):
@@ -358,11 +358,15 @@ def _error_handlers(fastapi):
     return {QueueFull: queue_full, fastapi.exceptions.RequestValidationError: invalid}
 
 # %% ../../nbs/33_serve.ipynb #3e8eafdd
-def _prediction(labels, row):
-    "One prediction as JSON"
-    probs = row.astype(float).round(6).tolist()
+def _prediction(classifier, row):
+    "One prediction as JSON; of several labels a tweet, a list of those that reach their thresholds"
+    labels,probs = classifier.labels,row.astype(float).round(6).tolist()
+    named = dict(probabilities=dict(zip(map(str, labels), probs)))
+    if classifier.multilabel:
+        least = np.full(len(labels), .5) if classifier.thresholds is None else classifier.thresholds
+        return dict(label=[labels[i] for i in np.flatnonzero(row >= least)], **named)
     best = int(row.argmax())
-    return dict(label=labels[best], confidence=probs[best], probabilities=dict(zip(map(str, labels), probs)))
+    return dict(label=labels[best], confidence=probs[best], **named)
 
 def _label_scores(labels, row, top_k):
     "One prediction as Hugging Face's pipelines give it: labels with scores, the best first"
@@ -384,9 +388,9 @@ def _make_router(fastapi, state, schemas, has_key):
 
     @router.post('/predict', response_model=Predictions, responses=refusals, dependencies=key)
     async def predict(tweets:Tweets):
-        "Return the most probable label of each text, and the probability of every label"
+        "Return the label of each text, or a list of all that apply, and the probability of every label"
         rows = await state.batcher(tweets.texts)
-        return JSONResponse({'predictions': [_prediction(labels, row) for row in rows]})
+        return JSONResponse({'predictions': [_prediction(state.classifier, row) for row in rows]})
 
     @router.post('/', response_model=LabelScores, responses=refusals, dependencies=key)
     async def classify(request:Inputs):
