@@ -310,9 +310,12 @@ def encode(df, tok):
 
 def prepare(cache):
     "Collected tweets, emoji names and counts, from the cache where they are there"
-    path = cache/'tweets.pkl'
-    if not path.exists(): pd.to_pickle(collect(np.random.default_rng(SEED)), path)
-    return pd.read_pickle(path)
+    tweets, facts = cache/'tweets.parquet', cache/'tweets.json'
+    if not facts.exists():
+        df, *known = collect(np.random.default_rng(SEED))
+        df.to_parquet(tweets)
+        facts.write_text(json.dumps(known), encoding='utf-8')
+    return pd.read_parquet(tweets), *json.loads(facts.read_text(encoding='utf-8'))
 
 def save(out, model, tok, names, facts):
     "The encoder, its emoji head, its tokenizer and its settings"

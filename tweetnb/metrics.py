@@ -161,6 +161,27 @@ def most_confused(self:Scores,
     ranked = mistakes.assign(share=share).sort_values('tweets', ascending=False, kind='stable')
     return ranked.head(n).reset_index(drop=True)
 
+# %% ../nbs/01_metrics.ipynb #7911e3b5
+@patch
+def summary(self:Scores) -> str:
+    "Say the metrics and, on a second line, what labels absent from training cost"
+    if not self.unseen: return str(self)
+    n = int(self.by_label.loc[self.unseen, 'tweets'].sum())
+    rest = self.accuracy*self.n/max(self.n - n, 1)
+    return (f"{self}\n  {n:,} of these tweets have a label that was never trained ({', '.join(map(str, self.unseen))}) "
+            f'and cannot be answered right; without them the accuracy is {rest:.3f}.')
+
+@patch
+def tables(self:Scores,
+    rows:int=20 # Labels to show, at most
+) -> dict: # Title -> table
+    "Return the labels and their confusion or, of many labels, the commonest and their worst confusions"
+    by_label,k = self.by_label,len(self.labels)
+    if k > rows: by_label = by_label.sort_values('tweets', ascending=False).head(rows)
+    found = {'By label' if k <= rows else f'The {rows} commonest labels': by_label}
+    if k > 12: return found | {'Most often confused': self.most_confused(10).set_index('true')}
+    return found | {'Confusion: rows are true, columns predicted': self.confusion}
+
 # %% ../nbs/01_metrics.ipynb #7caa7384
 def majority_score(
     train, # Labels of the training set

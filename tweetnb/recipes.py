@@ -193,7 +193,10 @@ class RecipeResult:
     def __repr__(self):
         files = ', '.join(sorted(o.name for o in self.folder.iterdir()))
         title = f'{self.recipe.name} ({self.recipe.variant})'
-        return f'{title}: {self.scores}\nlinear baseline: {self.baseline}\n{self.folder}: {files}'
+        published = ', '.join(f'{k} {v}' for k,v in self.recipe.published.items())
+        lines = [f'{title}: {self.scores}   top-2 {self.top_k(2):.3f}', f'linear baseline: {self.baseline}']
+        if published: lines.append(f'published: {published}')
+        return '\n'.join([*lines, f'Everything is in {self.folder}: {files}'])
 
 # %% ../nbs/57_recipes.ipynb #7ef57539
 def published_form(

@@ -430,13 +430,15 @@ def trace(self:Cleaner,
 # %% ../../nbs/05_clean.ipynb #cccc97bb
 _repair = ['entities', 'escapes', 'mojibake']
 _plain = [('unicode', dict(form='NFKC')), 'links', 'mentions', 'hashtags']
+_tweeteval = [('links', dict(to='http')), ('mentions', dict(to='@user'))]
 PRESETS = dict(
     emoji = _repair+_plain+[('emoji', dict(how='drop')), 'case', ('punctuation', dict(inside="'")), 'whitespace'],
     arabizi = _repair+_plain+['emoji', 'case', 'punctuation', 'digits', ('repeats', dict(max=2)), 'whitespace'],
     sentiment140 = _repair+['unicode', 'links', ('mentions', dict(to='someone')), 'hashtags', 'case', 'whitespace'],
     celebrity = _repair+['unicode', ('links', dict(to='http')), 'whitespace'],
     imdb = _repair+['tags', 'unicode', 'links', 'case', 'whitespace'],
-    tweeteval = [('links', dict(to='http')), ('mentions', dict(to='@user')), 'whitespace'])
+    tweeteval = _tweeteval+['whitespace'],
+    named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'])
 
 # %% ../../nbs/05_clean.ipynb #a545e01c
 @patch(cls_method=True)

@@ -661,6 +661,15 @@ def _shards(path):
     return list(sizes), labels or None
 
 # %% ../../nbs/04_read.ipynb #8d4f7d58
+def _label_names(names):
+    "Names of labels as {label: name}, also from a string such as `'0=negative,4=positive'`"
+    if isinstance(names, str): names = dict(o.partition('=')[::2] for o in names.split(','))
+    found = {str(k).strip(): str(v).strip() for k,v in (names or {}).items()}
+    for label,name in found.items():
+        if label and name: continue
+        raise TweetnbError(f'no name to {label!r} in label_names', remedy="Write label_names='0=negative,4=positive'.")
+    return found or None
+
 def _sources(path, format=None, names=None, split=None, **_):
     "Everything to be read, as a list of `_Source`"
     if isinstance(path, (list, tuple)): return [o for p in path for o in _sources(p, format, names, split)]
@@ -670,7 +679,7 @@ def _sources(path, format=None, names=None, split=None, **_):
     if isinstance(path, (str, os.PathLike)): path = Path(path)
     if isinstance(path, Path) == (kind in ('frame', 'datasets')):
         raise TweetnbError(f'format {kind!r} does not apply to a {type(path).__name__}', remedy='Omit format=….')
-    names = names and {str(k): str(v) for k,v in names.items()}
+    names = _label_names(names)
     if kind == 'shards':
         files,labels = _shards(path)
         return [_Source(p, sniff_format(p), names or labels, bool(names)) for p in files]
@@ -771,7 +780,7 @@ def iter_tweets(
     text:str|None=None, # The text column (default: auto-detected)
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
     label_delim:str|None=None, # Separates several labels a tweet
-    label_names:dict|None=None, # The file's labels -> names; rows with other labels are rejected
+    label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
     limit:int|None=None, # Maximum number of rows to keep
     rows:int=50_000, # Maximum number of rows per table
     keep_empty:bool=False, # Keep rows without text, as ''?
@@ -816,7 +825,7 @@ def read_tweets(
     text:str|None=None, # The text column (default: auto-detected)
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
     label_delim:str|None=None, # Separates several labels a tweet
-    label_names:dict|None=None, # The file's labels -> names; rows with other labels are rejected
+    label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
     limit:int|None=None, # Maximum number of rows to keep
     keep_empty:bool=False, # Keep rows without text, as ''?
     workers:int|None=None, # Files to read at once (default: one per core, up to four)

@@ -105,6 +105,21 @@ def noted_rows(self:ReadReport) -> pd.DataFrame: # Columns `line`, `reason` and 
     "List the odd rows that were kept"
     return self._rows('noted')
 
+# %% ../../nbs/02_textio.ipynb #6f4e9d18
+@patch
+def summary(self:ReadReport,
+    examples:int=3 # Lines to name for each reason, at most
+) -> str: # One line, and one for each reason to reject
+    "Say how many rows were read, kept and rejected, why, and where"
+    counts = f"kept {self['kept']:,}, rejected {self['read'] - self['kept']:,}"
+    text = f"Read {self['read']:,} rows of {self['path']} ({self['format']}): {counts}."
+    rows = self.rejected_rows()
+    for reason,n in self['rejected'].items():
+        lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)
+        more = ', …' if n > len(lines) else ''
+        text += f"\n  {n:,} rejected: {reason} (line {', '.join(map(str, lines))}{more})"
+    return text
+
 # %% ../../nbs/02_textio.ipynb #6a834d17
 @patch
 def add(self:ReadReport,

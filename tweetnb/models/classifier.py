@@ -131,13 +131,22 @@ def predict(self:Classifier,
 @patch
 def scores(self:Classifier,
     df:pd.DataFrame, # Columns `text` and `label`
-    bs:int=256 # Tweets per batch, where the model works in batches
+    bs:int=256, # Tweets per batch, where the model works in batches
+    answers:pd.DataFrame|None=None # What `predict` returned for it; default: predict now
 ) -> Scores: # Metrics, a table by label, a confusion matrix
-    "Score the predictions for a labelled table"
+    "Score the predictions for a labelled table; raise `TweetnbError` if no label of it is known"
     if 'label' not in df:
         columns = ', '.join(map(str, df))
         raise TweetnbError("the table has no column 'label' to score with", remedy=f'It has {columns}.')
-    return self.score(df['label'], self.predict_proba(df, bs))
+    several = is_multilabel(df['label'])
+    known,found = [list(map(str, o)) for o in (self.labels, df['label'].explode().dropna().unique())]
+    if found and several == self.multilabel and not set(known) & set(found):
+        problem = f"none of the labels ({', '.join(sorted(found)[:5])}) is known to the model ({', '.join(known[:5])})"
+        remedy = f"Say what they mean: label_names='{min(found)}={known[0]},…'."
+        raise TweetnbError(problem, path=df.attrs.get('read', {}).get('path'), remedy=remedy)
+    if answers is None: probs = self.predict_proba(df, bs)
+    else: probs = answers[[f'p_{o}' for o in self.labels]].set_axis(self.labels, axis=1)
+    return self.score(df['label'], probs)
 
 @patch
 def score(self:Classifier,

@@ -88,6 +88,13 @@ class Ensemble(Classifier):
         if self.multilabel: self.thresholds = best_thresholds(sum(w*o for w,o in zip(self.weights, each)), df['label'])
         return self
 
+    def table(self,
+        df:pd.DataFrame|None=None # Labelled tweets; default: no accuracy
+    ) -> pd.DataFrame: # `weight` and `accuracy`, a row per member
+        "Return the weight of each member, and how good it is alone"
+        table = pd.DataFrame({'weight': self.weights}, index=[str(o.path or o.arch) for o in self.members])
+        return table if df is None else table.assign(accuracy=[o.scores(df).accuracy for o in self.members])
+
     @property
     def parameters(self) -> int: return sum(o.parameters for o in self.members)
 

@@ -8,6 +8,7 @@ __all__ = ['backends', 'OnnxRecurrent', 'write_onnx', 'OnnxModel', 'Bf16Model', 
 
 # %% ../../nbs/31_export.ipynb #7b5b983b
 import copy, csv, importlib, importlib.util, io, logging, time, warnings
+from collections import Counter
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 
@@ -354,10 +355,10 @@ def predict_file(
     bs:int=64, # Tweets per batch
     keep:list|None=None, # Columns of the input to repeat; default: an ID if there is one, and the text
     **kwargs # Parameters of `iter_tweets`: format, text, limit, …
-) -> dict: # 'read', 'kept', 'rejected', 'written', 'backend', 'seconds', 'labels' with counts; 'measured' for 'auto'
+) -> dict: # `report` with its counts, 'written', 'backend', 'seconds', 'labels' with counts; 'measured' for 'auto'
     "Predict the tweets of a file of any size, in its order"
     network = folder if isinstance(folder, Classifier) else load(folder)
-    start,report,counts,written = time.time(), {}, {}, 0
+    start,report,counts,written = time.time(), {}, Counter(), 0
     way = None if backend == 'auto' else with_backend(network, backend)
     parquet = Path(out).suffix == '.parquet'
     with atomic_path(out) as tmp, _writer(tmp, parquet) as add, progress(desc='predicting') as bar:
@@ -372,11 +373,12 @@ def predict_file(
                 if name in pred:
                     raise TweetnbError(f'the column {name!r} would occur twice', remedy='Leave it out of `keep`.')
             add(pd.concat([given, pred], axis=1))
-            for label,n in labels.value_counts().items(): counts[label] = counts.get(label, 0) + int(n)
+            counts.update(labels.dropna().tolist())
             written += len(pred)
             bar.update(len(df))
     read = df.attrs['read']
     if read['kept'] != written:
         raise TweetnbError(f"{read['kept']} tweets were read and {written} predicted", path=path)
-    return {**report, 'read': read['read'], 'kept': read['kept'], 'rejected': dict(read['rejected']),
-            'written': written, 'labels': counts, 'backend': backend, 'seconds': round(time.time() - start, 2)}
+    labels = dict(counts.most_common())
+    return {**report, 'read': read['read'], 'kept': read['kept'], 'rejected': dict(read['rejected']), 'report': read,
+            'written': written, 'labels': labels, 'backend': backend, 'seconds': round(time.time() - start, 2)}

@@ -24,11 +24,12 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import Scores, best_thresholds
+from ..metrics import best_thresholds, majority_score
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
 from ..models.linear import LinearClassifier
+from ..models.network import NetworkClassifier
 from ..models.ngram import fit_ngram
 from ..models.recurrent import models
 from ..ship.bundle import combine, load
@@ -324,7 +325,8 @@ def fit(
     cbs:list|tuple=(), # More callbacks
     device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     quiet:bool=True, # Show neither a bar nor a table of epochs?
-    report=None # Called with a line per epoch
+    report=None, # Called with a line per epoch
+    head:NetworkClassifier|None=None # Start with its head instead of one that `config.probe` asks for
 ) -> TrainResult:
     "Train on the training rows of a table"
     if isinstance(config, str): config = default_config(config)
@@ -339,7 +341,7 @@ def fit(
     if config.model == 'tfidf': classifier = _fit_linear(config, rows, seed)
     elif config.model == 'ngram' and not cbs and active_runner() is None:
         classifier,history = _fit_ngram(config, rows, seed)
-    else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet)
+    else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet, head)
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
     result = TrainResult(config, seed, classifier, df, seconds, history, learn)
@@ -359,14 +361,15 @@ def _fit_ngram(config, df, seed):
     classifier.info |= dict(history=rows, training=dict(classifier.info['training'], epochs=len(rows), lr=config.lr))
     return classifier, history.set_index('epoch')
 
-def _fit_network(config, df, seed, cbs, device, quiet):
+def _fit_network(config, df, seed, cbs, device, quiet, head):
     "Train a network; return its classifier and its learner"
     place,precision = _precision(config, device)
     with place:
         learn = config.learner(config.loaders(df, seed), seed, device=device)
         classifier = learn.classifier()
         classifier.precision = precision
-        if config.probe:
+        if head: learn.model.head.load_state_dict(head.model.head.state_dict())
+        elif config.probe:
             train = df.iloc[split_indices(df)[0]]
             fit_head(classifier, train, train['label'], config.class_weight, seed)
         if config.probe == 'only': return classifier, None
@@ -377,12 +380,27 @@ def _fit_network(config, df, seed, cbs, device, quiet):
     classifier.precision = precision
     return classifier, learn
 
+# %% ../../nbs/50_fit.ipynb #9f3711a5
+@patch
+def baselines(self:TrainResult) -> pd.DataFrame: # `accuracy`, `macro_f1` and `seconds`, a row per classifier
+    "Compare with the commonest label and with TF-IDF on the last held-out split"
+    split = self.splits[-1]
+    majority = majority_score(self.rows('train')['label'], self.rows(split)['label'])
+    rows = {'always the commonest label': dict(accuracy=majority)}
+    others = [] if self.config.model == 'tfidf' else [default_config('tfidf', cleaner=self.config.cleaner)]
+    for o in [*(fit(config, self.df, self.seed) for config in others), self]:
+        scores = o.scores[split]
+        name = 'TF-IDF' if o is not self else self.config.model
+        rows[name] = dict(accuracy=scores.accuracy, macro_f1=scores.macro_f1, seconds=o.seconds)
+    return pd.DataFrame.from_dict(rows, orient='index')
+
 # %% ../../nbs/50_fit.ipynb #f633d29a
 def step_seconds(
     config:Config, # Of a network
     df:pd.DataFrame, # `text`, `label` and `split`; a few hundred tweets will do
     device:str='auto', # Where to train
-    steps:int=5 # Steps that are timed, after one that is not
+    steps:int=5, # Steps that are timed, after one that is not
+    most:float=4. # Time no further step after so many seconds
 ) -> float:
     "Measure the seconds of one training step"
     place,_ = _precision(config, device)
@@ -397,6 +415,7 @@ def step_seconds(
             learn.opt.step()
             learn.opt.zero_grad()
             times.append(time.perf_counter() - start)
+            if sum(times) > most: break
     return float(np.mean(times[1:] or times))
 
 # %% ../../nbs/50_fit.ipynb #3483ddb5
