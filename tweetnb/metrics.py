@@ -29,12 +29,14 @@ def label_numbers(
     return pd.Index(names).get_indexer(wanted)
 
 # %% ../nbs/01_metrics.ipynb #efe0f52d
+_MANY = list,tuple,set,frozenset,np.ndarray
+
 def is_multilabel(
     labels # Labels of tweets, any sequence
 ) -> bool:
     "Are they several for each tweet: tuples, lists or sets?"
     first = next(iter(pd.Series(labels, dtype=object).dropna()), None)
-    return isinstance(first, (tuple, list, set, frozenset, np.ndarray))
+    return isinstance(first, _MANY)
 
 def label_matrix(
     values, # The labels of each tweet
@@ -50,6 +52,9 @@ def label_tuples(
     values # The labels of each tweet: a list, a set, …
 ) -> pd.Series: # Of tuples of sorted strings; with the index of `values` if they have one
     "Write the labels of each tweet in the one way that is used everywhere"
+    for row in values:
+        if not isinstance(row, _MANY):
+            raise TweetnbError(f'{row!r} is no list of labels', remedy='Give every tweet a list, [] for no label.')
     rows = [tuple(sorted({str(o) for o in row})) for row in values]
     return pd.Series(rows, index=values.index if isinstance(values, pd.Series) else None, dtype=object)
 
@@ -281,6 +286,13 @@ class MultiScores(Scores):
 
     accuracy = property(lambda self: self.metrics['subset_accuracy'])
     micro_f1 = property(lambda self: self.metrics['micro_f1'])
+
+    def summary(self):
+        none = f"\n  never trained, so always missed: {', '.join(self.unseen)}" if self.unseen else ''
+        lrap = f"LRAP {self.metrics['lrap']:.3f}   " if 'lrap' in self.metrics else ''
+        return f'{lrap}{self}{none}'
+
+    def tables(self, rows=20): return {f'The {rows} commonest labels': self.by_label.nlargest(rows, 'tweets')}
 
     @property
     def confusion(self):

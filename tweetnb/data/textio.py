@@ -113,6 +113,7 @@ def summary(self:ReadReport,
     "Say how many rows were read, kept and rejected, why, and where"
     counts = f"kept {self['kept']:,}, rejected {self['read'] - self['kept']:,}"
     text = f"Read {self['read']:,} rows of {self['path']} ({self['format']}): {counts}."
+    if 'several' in self: text += f"\n  Several labels a tweet, from {self['several']}."
     rows = self.rejected_rows()
     for reason,n in self['rejected'].items():
         lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)

@@ -157,7 +157,7 @@ def score(self:Classifier,
     if is_multilabel(true) == self.multilabel: return Scores(true, self.decide(probs), self.labels, probs)
     have,know = ('one label', 'several') if self.multilabel else ('several labels', 'one')
     raise TweetnbError(f'these tweets have {have} each and the classifier gives {know}',
-                       remedy='Read several labels with label=[…] or label_delim=…, one with neither.')
+                       remedy="Read several with label='joy,anger' or label_delim=';', one with neither.")
 
 # %% ../../nbs/21_classifier.ipynb #ab589068
 @patch

@@ -24,7 +24,7 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import best_thresholds, majority_score
+from ..metrics import Scores, best_thresholds, majority_score
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
