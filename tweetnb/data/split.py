@@ -183,17 +183,19 @@ def _wanted(share, n, name):
     return round(share*n) if share < 1 else int(share)
 
 # %% ../../nbs/07_split.ipynb #ef24d2d4
-def _rarest(sets):
-    "[rows] the number of the rarest label of each row; rows without a label are a class of their own"
+def _set_classes(sets, often=20):
+    "[rows] the labels of each row if they occur together `often`, else the number of the rarest of them"
     long = sets.reset_index(drop=True).explode().fillna('')
-    rank = long.value_counts(ascending=True).rank(method='first')
-    return long.map(rank).groupby(level=0).min().to_numpy()
+    rank = long.value_counts(ascending=True).rank(method='first').astype(int)
+    rarest = long.map(rank).groupby(level=0).min().astype(str)
+    names = sets.reset_index(drop=True).astype(str)
+    return rarest.mask(names.map(names.value_counts()) >= often, names).to_numpy()
 
 # %% ../../nbs/07_split.ipynb #e9a07373
 def _classes(df, stratify):
     if stratify not in df: return np.zeros(len(df), np.int64)
     found = df[stratify]
-    codes = _rarest(found) if is_multilabel(found) else found.astype('category').cat.codes
+    codes = _set_classes(found) if is_multilabel(found) else found.astype('category').cat.codes
     return np.unique(codes, return_inverse=True)[1]
 
 # %% ../../nbs/07_split.ipynb #8367b497
