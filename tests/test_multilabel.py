@@ -68,7 +68,8 @@ def test_one_label_never_becomes_several_unasked(tmp_path):
     assert tn.read_tweets(tmp_path/'delim.csv')['label'].dtype == 'category'
     assert tn.read_tweets(tmp_path/'repr.csv')['label'].dtype == 'category'
     assert tn.read_tweets(tmp_path/'marks.csv', label='joy')['label'].tolist()[0] in (0, 1)
-    with pytest.raises(TweetnbError, match="0 and 1: label='joy,anger,fear'"): tn.read_tweets(tmp_path/'marks.csv', label=True)
+    with pytest.raises(TweetnbError, match="0 and 1: label='joy,anger,fear'"):
+        tn.read_tweets(tmp_path/'marks.csv', label=True)
 
 def test_a_column_that_is_not_0_or_1_is_named_with_its_line(tmp_path):
     (tmp_path/'x.csv').write_text('text,joy,likes\na b,1,0\nc d,0,7\n')
@@ -125,7 +126,8 @@ def test_metrics_are_those_of_scikit_learn():
     assert scores.metrics['lrap'] == pytest.approx(label_ranking_average_precision_score(Y, probs))
     assert scores.accuracy == pytest.approx((Y == P).all(1).mean())
     assert metric_value('f1_macro', true, probs, thresholds=[.5, .3, .7]) == pytest.approx(scores.macro_f1)
-    assert ((scores.report()['low'] <= scores.report()['value']) & (scores.report()['value'] <= scores.report()['high'])).all()
+    report = scores.report()
+    assert ((report['low'] <= report['value']) & (report['value'] <= report['high'])).all()
     json.dumps(scores.details())
 
 def test_thresholds_are_the_best_of_each_label():

@@ -29,7 +29,7 @@ File = Annotated[Path, Argument(help='Tweets: CSV, TSV, JSONL, Parquet, Excel, o
 Folder = Annotated[Path, Argument(metavar='DIR', help="A bundle, as 'tweetnb train' makes it.")]
 Out = Annotated[Path, Option('--out', help='Where the bundle goes; an older bundle there is replaced.')]
 TextColumn = Annotated[str|None, _Reading('--text', help='Text column (auto-detected).')]
-LabelColumn = Annotated[str|None, _Reading('--label', help='Label column (auto-detected); several of 0 and 1: joy,anger.')]
+LabelColumn = Annotated[str|None, _Reading('--label', help='Label column (auto-detected); or joy,anger of 0 and 1.')]
 LabelDelim = Annotated[str|None, _Reading('--label-delim', help='Separates several labels a tweet.')]
 Names = Annotated[str|None, _Reading('--names', help='Names of labels: 0=negative,4=positive.')]
 Format = Annotated[str|None, _Reading('--format', help='Layout of the file (auto-detected).')]

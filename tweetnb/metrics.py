@@ -114,7 +114,7 @@ def _check_lengths(true, pred):
     if len(true) != len(pred): raise TweetnbError(f'{len(pred)} predictions for {len(true)} labels')
 
 class Scores:
-    "Metrics, a table per label and a confusion matrix of a set of predictions; `MultiScores` for several labels a tweet"
+    "Metrics, a table per label and a confusion matrix; of several labels a tweet it becomes `MultiScores`"
     multilabel = False
     def __new__(cls, true=(), *args, **kwargs):
         return super().__new__(MultiScores if cls is Scores and is_multilabel(true) else cls)

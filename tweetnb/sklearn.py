@@ -243,7 +243,7 @@ def _train(self:TweetClassifier, table, seed):
 @patch
 def fit(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame, # Tweets: n, n × 1, or a table with `text` (or one column)
-    y:list|np.ndarray|pd.Series, # Their labels: strings, integers or booleans; several a tweet as lists or columns of 0/1
+    y:list|np.ndarray|pd.Series, # Their labels: strings, integers, booleans; for several a tweet lists, or columns of 0 and 1
     sample_weight:np.ndarray|None=None # float [n]; rows are drawn in proportion to it, except for 'tfidf'
 ) -> TweetClassifier: # Itself
     "Train on labelled tweets; raise `TweetnbError` for input or settings that cannot be"

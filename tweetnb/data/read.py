@@ -830,7 +830,7 @@ def read_tweets(
     keep_empty:bool=False, # Keep rows without text, as ''?
     workers:int|None=None, # Files to read at once (default: one per core, up to four)
     **options # Options of the format, for instance `encoding`, `delimiter`, `columns`, `policy`, `emojis`
-) -> pd.DataFrame: # `text`, categorical `label` (or tuples), the file's other columns; `attrs['read']`: the `ReadReport`
+) -> pd.DataFrame: # `text`, categorical `label` (or tuples), the file's other columns; `attrs['read']` is the report
     "Read tweets into one table"
     sources,total = _plan(path, format, label_names, limit, options)
     parts,keep_strings = [],False

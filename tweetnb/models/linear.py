@@ -84,7 +84,8 @@ def fit_each_label(
     res,known = clone(model),Y.any(0) & ~Y.all(0)
     res.coef_,res.intercept_ = np.zeros((len(labels), X.shape[1]), X.dtype), np.where(Y.all(0), 20., -20.)
     for k in np.flatnonzero(known):
-        one = clone(model).fit(X, Y[:,k], sample_weight)
+        rare = min(Y[:,k].mean(), 1 - Y[:,k].mean())           # its gradients are small from the beginning
+        one = clone(model).set_params(tol=rare*model.tol).fit(X, Y[:,k], sample_weight)
         res.coef_[k],res.intercept_[k] = one.coef_[0], one.intercept_[0]
     res.classes_,res.n_features_in_ = np.array(labels), X.shape[1]
     return res
@@ -293,7 +294,8 @@ def _check_earlier(earlier, features, labels):
     "Raise `TweetnbError` if a model cannot start from `earlier`"
     several = earlier.multilabel or is_multilabel(labels)
     if several or not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > _most_labels:
-        raise TweetnbError(f'only a logistic regression of up to {_most_labels} labels, one a tweet, can start from another',
+        raise TweetnbError(f'only a logistic regression of up to {_most_labels} labels, one a tweet, '
+                           'can start from another',
                            remedy='Train without the earlier model.')
     if len(vectorizers(earlier.features)) != len(vectorizers(features)):
         raise TweetnbError('one of the two linear models uses characters and the other does not',

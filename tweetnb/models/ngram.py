@@ -209,7 +209,7 @@ def fit_ngram(
     class_weight=None, # A weight per label, float [labels]
     patience:int|None=None, # Stop after this many epochs without a lower validation loss, and go back to the best
     crowd:float=4. # Occurrences of a row in a batch from which its step is divided
-) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid`, `valid_loss`, `accuracy` and `macro_recall`, or `lrap`
+) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy` and `macro_recall`, or `lrap`
     "Train by sparse gradient descent on one core; raises `TweetnbError` if the loss is no longer finite"
     epochs = epochs or max(5, min(50, 100_000//len(store)))
     y = torch.as_tensor(np.asarray(y))
@@ -218,7 +218,7 @@ def fit_ngram(
     targets = y.float() if several else nn.functional.one_hot(y.long(), n_labels).float()
     importance = torch.ones(len(y), 1) if several else weight[y.long()][:,None]
     tables,rows,rng = _Tables(model), ngram_rows(model, store), np.random.default_rng(seed)
-    if several: tables.bias = targets.mean(0).clamp(1e-4, 1 - 1e-4).logit()        # the shares, before anything is learnt
+    if several: tables.bias = targets.mean(0).clamp(1e-4, 1 - 1e-4).logit()    # answers begin as the labels' shares
     scale = _step_scale(rows, len(tables.rows), bs, crowd)
     if valid: valid = ngram_rows(model, valid[0]), np.asarray(valid[1], np.float32 if several else np.int64)
     history,best,steps,step = [], None, epochs*-(-len(store)//bs), 0

@@ -130,7 +130,8 @@ def tweet_card(
     named = len(answers) > 1
     cells = [_answer_html(name if named else '', probs, why.get(name), several.get(name))
              for name,probs in answers.items()]
-    return f'<article class="tw-card"><p dir="auto">{escape(text)}</p><div class="tw-grid">{"".join(cells)}</div></article>'
+    grid = ''.join(cells)
+    return f'<article class="tw-card"><p dir="auto">{escape(text)}</p><div class="tw-grid">{grid}</div></article>'
 
 # %% ../../nbs/34_app.ipynb #fe06ae6c
 upload_types = '.csv', '.tsv', '.txt', '.jsonl', '.json', '.parquet'
