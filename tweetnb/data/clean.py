@@ -438,7 +438,8 @@ PRESETS = dict(
     celebrity = _repair+['unicode', ('links', dict(to='http')), 'whitespace'],
     imdb = _repair+['tags', 'unicode', 'links', 'case', 'whitespace'],
     tweeteval = _tweeteval+['whitespace'],
-    named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'])
+    named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'],
+    emoji_names = [('emoji', dict(how='alias')), 'whitespace'])
 
 # %% ../../nbs/05_clean.ipynb #a545e01c
 @patch(cls_method=True)

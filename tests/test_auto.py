@@ -1,0 +1,59 @@
+"""The search for the best classifier: any time, on any table, and after a crash"""
+import os, signal, subprocess, sys, time
+
+import pandas as pd
+import pytest
+
+import tweetnb as tn
+from tweetnb.core import TweetnbError, sample_path
+
+job = """
+import sys
+import pandas as pd, tweetnb as tn
+df = pd.read_csv(sys.argv[1], keep_default_na=False)[:600]
+show = lambda row: print(row['candidate'], flush=True)
+result = tn.train(df, minutes=.3, pretrained='none', checkpoints=sys.argv[2], out=sys.argv[3], show=show)
+"""
+
+def start(*args):
+    command = [sys.executable, '-c', job, str(sample_path('tweets.csv')), *map(str, args)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, 'OMP_NUM_THREADS': '1'})
+
+
+def test_a_killed_search_goes_on_from_its_candidates(tmp_path):
+    first = start(tmp_path/'kept', tmp_path/'mood')
+    assert first.stdout.readline() == 'TF-IDF\n'
+    while not (tmp_path/'kept'/'TF-IDF'/'candidate.json').is_file(): time.sleep(.05)
+    first.send_signal(signal.SIGKILL)
+    first.wait()
+    before = (tmp_path/'kept'/'TF-IDF'/'bundle'/'model.safetensors').read_bytes()
+    second = start(tmp_path/'kept', tmp_path/'mood')
+    said = second.communicate()[0].splitlines()
+    assert second.returncode == 0 and said[0] == 'TF-IDF' and said.count('TF-IDF') == 1
+    assert (tmp_path/'kept'/'TF-IDF'/'bundle'/'model.safetensors').read_bytes() == before
+    assert tn.load(tmp_path/'mood').predict('hello').shape[0] == 1
+
+
+def test_checkpoints_of_other_tweets_are_refused(tmp_path):
+    df = pd.read_csv(sample_path('tweets.csv'), keep_default_na=False)
+    tn.train(df[:300], minutes=.1, pretrained='none', checkpoints=tmp_path)
+    with pytest.raises(TweetnbError, match='other tweets'):
+        tn.train(df[:400], minutes=.1, pretrained='none', checkpoints=tmp_path)
+
+
+def test_integer_labels_and_a_rare_one(tmp_path):
+    "A label of one tweet, numbers as labels, and texts that are nothing but emoji"
+    df = pd.read_csv(sample_path('tweets.csv'), keep_default_na=False)[:300]
+    numbers = df['label'].map({o: i - 1 for i,o in enumerate(sorted(df['label'].unique()))})
+    df = pd.concat([df.assign(label=numbers), pd.DataFrame(dict(text=['😂😂', '❤'], label=[7, -1]))])
+    result = tn.train(df, minutes=.1, pretrained='none', out=tmp_path/'mood')
+    assert set(tn.load(tmp_path/'mood').labels) <= {-1, 0, 1, 7}
+    assert not result.candidates['note'].str.startswith('failed').any()
+
+
+@pytest.mark.parametrize('first', ['import tweetnb.train.fit', 'from tweetnb.train.losses import tweet_loss', 'tn.fit'])
+def test_train_is_the_function_whatever_was_imported_before(first):
+    "`tweetnb.train` is a chapter as well, and its import would put the package in the place of the function"
+    code = f'import tweetnb as tn\n{first}\nfrom tweetnb import train\nprint(tn.train is train, train.__module__)'
+    done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
+    assert done.stdout == 'True tweetnb.auto\n', done.stderr
