@@ -494,7 +494,7 @@ def train(
     search.score(even)                                      # raises for an unknown metric
     reserve = min(.1*search.seconds, 60)
     try:
-        if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed)
+        if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path())
         for candidate in candidates: try_candidate(search, candidate, reserve)
         _other_seeds(search, candidates, reserve)

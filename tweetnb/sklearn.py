@@ -223,7 +223,8 @@ def _several(y):
         return pd.DataFrame(y).astype(float) if only_marks else None
     if not isinstance(y, (list, tuple, np.ndarray, pd.Series)) or not is_multilabel(y): return None
     sets,rows = label_tuples(y), list(map(list, y))
-    if len({*map(len, rows)}) == 1 and {o for row in rows for o in row} <= {0, 1}: return pd.DataFrame(rows, dtype=float)
+    values = {o for row in rows for o in row}
+    if len({*map(len, rows)}) == 1 and values <= {0, 1}: return pd.DataFrame(rows, dtype=float)
     names = sorted({o for row in sets for o in row})
     return pd.DataFrame(label_matrix(sets, names), columns=names).astype(float)
 
