@@ -327,7 +327,10 @@ def score(self:TweetClassifier,
     return float(np.average(exact, weights=sample_weight))
 
 @patch
-def _sets(self:TweetClassifier, X): return self.classifier_.predict(_texts(X))['label']
+def _sets(self:TweetClassifier, X):
+    "The labels that reach their thresholds, tuples of strings"
+    probs = pd.DataFrame(self.predict_proba(X), columns=list(map(str, self.classes_)))
+    return self.classifier_.decide(probs[self.classifier_.labels])
 
 @patch
 def save(self:TweetClassifier,
