@@ -299,7 +299,7 @@ def demo(
     "Train, score and predict on the packaged sample; needs no network."
     out.print('tweetnb demo: the packaged sample, invented tweets in three moods.\n')
     bundle,tweet = folder/'bundle', 'what a lovely morning 😍'
-    _train_auto(_read(sample_path('tweets.csv')), {}, bundle, minutes, 'macro_f1', None, seed, 'auto')
+    _train_auto(_read(sample_path('tweets.csv')), {}, bundle, minutes, 'macro_f1', None, seed, 'auto', None)
     out.print(f'Your own tweet, say {tweet!r}:')
     explain(bundle, [tweet], None, 'cpu')
     sample = sample_path('sample_submission.csv')
