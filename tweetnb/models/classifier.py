@@ -209,7 +209,7 @@ def save(self:Classifier,
     cleaner = self.cleaner or Cleaner([])
     known = dict(labels=self.labels, problem_type=self.problem_type, cleaner=cleaner.to_dict())
     decisions = {} if self.temperature == 1 else dict(temperature=self.temperature)
-    if self.thresholds is not None: decisions['thresholds'] = np.round(self.thresholds, 6).tolist()
+    if self.thresholds is not None: decisions['thresholds'] = np.asarray(self.thresholds, dtype=float).tolist()
     if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
     return write_folder(folder, {**kept, **known, **state, **_scores_info(scores), **info}, arrays, write)
