@@ -102,10 +102,16 @@ def test_published(published, tmp_path):
     assert np.allclose(tn.load(model.save(tmp_path/'bundle'), 'cpu').predict_proba(texts), probs, atol=1e-6)
     assert model.explain(texts[:1], label='good')[0].label == 'good'
 
-def test_other_problem_types_are_refused(published, tmp_path):
+def test_several_labels_load_and_numbers_are_refused(published, tmp_path):
     folder = tmp_path/'several'
     folder.mkdir()
     for file in published.iterdir(): (folder/file.name).write_bytes(file.read_bytes())
     config = json.loads((folder/'config.json').read_text())
     (folder/'config.json').write_text(json.dumps({**config, 'problem_type': 'multi_label_classification'}))
-    with pytest.raises(TweetnbError, match='multi_label_classification'): tn.load(folder)
+    several = tn.load(folder, 'cpu')
+    answers = pytest.importorskip('transformers').pipeline('text-classification', model=str(folder), top_k=None)(texts)
+    for answer,(_,row) in zip(answers, several.predict_proba(texts).iterrows()):
+        assert {o['label']: o['score'] for o in answer} == pytest.approx(row.to_dict(), abs=1e-5)
+    assert several.predict(texts)['label'].map(type).eq(tuple).all()
+    (folder/'config.json').write_text(json.dumps({**config, 'problem_type': 'regression'}))
+    with pytest.raises(TweetnbError, match='regression'): tn.load(folder)

@@ -26,9 +26,9 @@ from .data.split import drop_leaks, kfold_tweets, split_tweets
 from .evaluate.calibrate import Temperature
 from .evaluate.drift import make_profile
 from .hardware import resolve_device
-from .metrics import LOWER_IS_BETTER, Scores, label_numbers, metric_value
+from .metrics import LOWER_IS_BETTER, best_thresholds, is_multilabel, label_numbers, label_tuples, metric_value
 from .models.classifier import Classifier
-from .models.ensemble import Ensemble, mixture_weights
+from .models.ensemble import Ensemble, mixture_weights, truth_probs
 from .models.folder import check_writable
 from .models.linear import tfidf_features
 from .train.fit import Config, default_config, fit, step_seconds
@@ -54,16 +54,18 @@ def make_splits(
         parts = [o[o['split'] != name] for o in parts] + [others.assign(split=name)]
     attrs = df.attrs
     df = pd.concat(parts, ignore_index=True)
-    found = df['label'].dropna().unique()
+    several = is_multilabel(df['label'])
+    if several: df['label'] = label_tuples(df['label'])
+    found = df['label'].explode().dropna().unique()
     if len(found) < 2:
         what = f'only the label {str(found[0])!r}' if len(found) else 'no labels'
         raise TweetnbError(f'the tweets have {what}', remedy='A classifier needs at least two.')
-    df['label'] = df['label'].astype('category')
+    if not several: df['label'] = df['label'].astype('category')
     own_valid = not (df['split'] == 'valid').any()
     share = .2 if len(df) < _few else .1
     df = split_tweets(df, valid=0, test=share, seed=seed)
     if folds and own_valid and (df['split'] != 'test').sum() < _few:
-        smallest = df.loc[df['split'] == 'train', 'label'].value_counts().loc[lambda n: n > 0].min()
+        smallest = df.loc[df['split'] == 'train', 'label'].explode().value_counts().loc[lambda n: n > 0].min()
         df = kfold_tweets(df, int(np.clip(smallest, 2, 5)), seed)
     else: df = split_tweets(df, valid=.1, seed=seed)
     df = drop_leaks(df)
@@ -190,7 +192,8 @@ class Search:
         self.cross = 'fold' in df
         self.valid = dev if self.cross else df[df['split'] == 'valid']
         self.train = dev if self.cross else df[df['split'] == 'train']
-        self.labels = sorted(set(self.train['label']), key=str)
+        self.several = is_multilabel(self.train['label'])
+        self.labels = sorted(set(self.train['label'].explode().dropna()), key=str)
         self.key = fingerprint(metric, str(seed), df[['text', 'label', 'split']].to_json())
 
     @property
@@ -200,7 +203,8 @@ class Search:
 
     def score(self, probs:pd.DataFrame) -> float:
         "The metric on the validation tweets, turned round where lower is better"
-        value = metric_value(self.metric, self.valid['label'], probs)
+        thresholds = best_thresholds(probs, self.valid['label']) if self.several else .5
+        value = metric_value(self.metric, self.valid['label'], probs, thresholds=thresholds)
         return -value if self.metric in LOWER_IS_BETTER else value
 
     @property
@@ -296,7 +300,7 @@ def _planned(search, candidate, config, reserve):
 
 def _configure(search, candidate, reserve):
     "The configuration of a candidate that suits metric, texts and time, or `None` and the reason"
-    config = _for_metric(candidate.config, search.metric)
+    config = candidate.config if search.several else _for_metric(candidate.config, search.metric)
     some = search.train['text'].sample(min(len(search.train), 1000), random_state=search.seed).tolist()
     config = _for_length(config, some)
     planned,reason = _planned(search, candidate, config, reserve)
@@ -394,9 +398,7 @@ def _ensemble(search):
     start = time.perf_counter()
     names = list(search.found)
     probs = [search.found[o].probs[search.labels] for o in names]
-    at = label_numbers(search.valid['label'], search.labels)
-    rows = np.flatnonzero(at >= 0)                          # a label that training lacks chooses nothing
-    weights = mixture_weights(np.stack([p.to_numpy()[rows, at[rows]] for p in probs], axis=1))
+    weights = mixture_weights(np.stack([truth_probs(p, search.valid['label']) for p in probs], axis=1))
     kept = weights >= .05
     weights = np.where(kept, weights, 0)/weights[kept].sum()
     mean = sum(w*p for w,p in zip(weights, probs))
@@ -408,7 +410,10 @@ def _ensemble(search):
     return Ensemble(members, weights[kept]), mean
 
 def _calibrate(classifier, probs, true):
-    "Give a classifier the temperature that suits its validation answers; labels that training lacks do not count"
+    "Give a classifier the temperature or the thresholds that suit its validation answers"
+    if classifier.multilabel:
+        classifier.thresholds = best_thresholds(probs[classifier.labels], true)
+        return classifier
     known = label_numbers(true, list(probs)) >= 0
     classifier.temperature = float(np.clip(Temperature.fit(probs[known], true[known]).value, .2, 5))
     return classifier
@@ -428,12 +433,13 @@ class AutoResult:
         start = time.perf_counter()
         self.probs = classifier.predict_proba(self.test)
         self.tweets_per_second = len(self.test)/(time.perf_counter() - start)
-        self.scores = Scores(self.test['label'], self.probs.idxmax(axis=1), classifier.labels)
+        self.scores = classifier.score(self.test['label'], self.probs)
         self.seconds = time.perf_counter() - search.started
         self.versions = versions()
 
     def __repr__(self):
-        value = metric_value(self.metric, self.test['label'], self.probs)
+        thresholds = .5 if self.classifier.thresholds is None else self.classifier.thresholds
+        value = metric_value(self.metric, self.test['label'], self.probs, thresholds=thresholds)
         return (f'{self.candidates.round(3).to_string(index=False)}\n\n{self.classifier}\n'
                 f'{self.metric} {value:.3f} on {len(self.test):,} test tweets; {self.scores}\n'
                 f'{self.tweets_per_second:,.0f} tweets/s, {self.classifier.parameters:,} parameters')
@@ -492,7 +498,7 @@ def train(
     search.score(even)                                      # raises for an unknown metric
     reserve = min(.1*search.seconds, 60)
     try:
-        if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed)
+        if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path())
         for candidate in candidates: try_candidate(search, candidate, reserve)
         _other_seeds(search, candidates, reserve)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
+from scipy.sparse import issparse
 from sklearn.base import BaseEstimator, ClassifierMixin, TransformerMixin
 from sklearn.utils import check_consistent_length, check_random_state, column_or_1d
 from sklearn.utils.multiclass import check_classification_targets
@@ -20,6 +21,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from .core import TweetnbError
 from .data.clean import Cleaner
+from .metrics import is_multilabel, label_matrix, label_sets, label_tuples
 from .models.classifier import as_texts
 
 # %% ../nbs/59_sklearn.ipynb #f90190da
@@ -149,7 +151,9 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         self.limit = limit
 
     def __sklearn_tags__(self):
-        return _text_tags(super().__sklearn_tags__(), non_deterministic=not isinstance(self.random_state, Integral))
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return _text_tags(tags, non_deterministic=not isinstance(self.random_state, Integral))
 
 # %% ../nbs/59_sklearn.ipynb #5354f30b
 def _seed(random_state):
@@ -211,35 +215,54 @@ def _labels(y):
     check_classification_targets(y)
     return y
 
+def _several(y):
+    "Several labels a tweet as a table of 0 and 1, a column per label; `None` for one label a tweet"
+    if issparse(y): y = y.toarray()
+    if getattr(y, 'ndim', 1) == 2:
+        only_marks = y.shape[1] > 1 and np.isin(np.asarray(y), [0, 1]).all()
+        return pd.DataFrame(y).astype(float) if only_marks else None
+    if not isinstance(y, (list, tuple, np.ndarray, pd.Series)) or not is_multilabel(y): return None
+    sets,rows = label_tuples(y), list(map(list, y))
+    values = {o for row in rows for o in row}
+    if len({*map(len, rows)}) == 1 and values <= {0, 1}: return pd.DataFrame(rows, dtype=float)
+    names = sorted({o for row in sets for o in row})
+    return pd.DataFrame(label_matrix(sets, names), columns=names).astype(float)
+
 @patch
 def _train(self:TweetClassifier, table, seed):
-    "Train a model that is named on all tweets; with `patience`, on nine tenths of them"
+    "Train a model that is named on all tweets; with `patience` or several labels a tweet, on nine tenths of them"
     from tweetnb.data.split import split_tweets
     from tweetnb.train.fit import fit
     config,whole = self._config(), table.assign(split='train')
-    if config.patience is not None: split = split_tweets(table, valid=.1, seed=seed)
+    held_out = config.patience is not None or is_multilabel(table['label'])                    # for the thresholds
+    if held_out: split = split_tweets(table, valid=.1, seed=seed)
     else: split = pd.concat([whole, whole[:20].assign(split='valid')], ignore_index=True)      # `fit` wants some
     result = fit(config, split, seed, device=self.device)
     result.learner = None
-    if config.patience is None: result.df = whole
+    if not held_out: result.df = whole
     return result
 
 # %% ../nbs/59_sklearn.ipynb #c900cb0a
 @patch
 def fit(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame, # Tweets: n, n × 1, or a table with `text` (or one column)
-    y:list|np.ndarray|pd.Series, # Their labels: strings, integers or booleans
+    y:list|np.ndarray|pd.Series, # Their labels; several a tweet as lists, or as columns of 0 and 1
     sample_weight:np.ndarray|None=None # float [n]; rows are drawn in proportion to it, except for 'tfidf'
 ) -> TweetClassifier: # Itself
     "Train on labelled tweets; raise `TweetnbError` for input or settings that cannot be"
-    y = _labels(y)
+    several = _several(y)
+    if several is None:
+        y = _labels(y)
+        classes = np.unique(y)
+    else:
+        y,classes = label_sets(several.rename(columns=str)), several.columns.to_numpy()
     texts = _texts(X)
     check_consistent_length(texts, y)
     if not texts: raise TweetnbError('there are no tweets to learn from')
     weight,seed = _weights(sample_weight, len(y)), _seed(self.random_state)
-    classes = np.unique(y)
     if len(classes) < 2:
-        raise TweetnbError(f'y has only one class, {classes[0]!r}', remedy='A classifier needs two.')
+        found = repr(classes[0]) if len(classes) else 'none'
+        raise TweetnbError(f'y has only one class, {found}', remedy='A classifier needs two.')
     table = pd.DataFrame({'text': texts, 'label': y.tolist()})
     linear = self.model == 'tfidf'
     if weight is not None and not linear: table = table.iloc[_resample(weight, seed)].reset_index(drop=True)
@@ -247,6 +270,7 @@ def fit(self:TweetClassifier,
     if weight is not None and linear: self._refit(result.classifier, texts, y, weight)
     self.result_,self.classifier_ = result, result.classifier
     self.classes_,self.n_features_in_ = classes, 1
+    self.multilabel_ = several is not None
     return self
 
 @patch
@@ -262,18 +286,21 @@ def _refit(self:TweetClassifier, classifier, texts, y, weight):
 @patch
 def predict_proba(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame # Tweets, as for `fit`
-) -> np.ndarray: # float64 [n, classes], each row sums to 1
+) -> np.ndarray: # float64 [n, classes]; each row sums to 1, unless a tweet may have several labels
     "Return the probability of each label; 0 for one that was too rare to be trained"
     check_is_fitted(self, 'classifier_')
     probs = self.classifier_.predict_proba(_texts(X))
-    probs = probs.reindex(columns=self.classes_.tolist(), fill_value=0.).to_numpy(dtype=float)
-    return probs/probs.sum(1, keepdims=True)
+    classes = list(map(str, self.classes_)) if self.multilabel_ else self.classes_.tolist()
+    probs = probs.reindex(columns=classes, fill_value=0.).to_numpy(dtype=float)
+    return probs if self.multilabel_ else probs/probs.sum(1, keepdims=True)
 
 @patch
 def predict(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame # Tweets, as for `fit`
-) -> np.ndarray: # [n], of the dtype of `classes_`
-    "Return the most probable label"
+) -> np.ndarray: # [n], of the dtype of `classes_`; or int [n, classes], 0 and 1, for several labels a tweet
+    "Return the most probable label, or all that reach their thresholds"
+    check_is_fitted(self, 'classifier_')
+    if self.multilabel_: return label_matrix(self._sets(X), self.classes_).astype(int)
     best = self.predict_proba(X).argmax(1)
     return self.classes_[best]
 
@@ -284,7 +311,26 @@ def decision_function(self:TweetClassifier,
     "Return log-odds, for whoever ranks or moves the threshold"
     probs = self.predict_proba(X).clip(1e-12, 1 - 1e-12)
     odds = np.log(probs) - np.log1p(-probs)
-    return odds[:,1] if len(self.classes_) == 2 else odds
+    return odds[:,1] if len(self.classes_) == 2 and not self.multilabel_ else odds
+
+@patch
+def score(self:TweetClassifier,
+    X:list|np.ndarray|pd.Series|pd.DataFrame, # Tweets, as for `fit`
+    y:list|np.ndarray|pd.Series, # Their labels, as for `fit`
+    sample_weight:np.ndarray|None=None # float [n]
+) -> float:
+    "Return the accuracy; of several labels a tweet, the share of tweets with exactly the right ones"
+    several = _several(y)
+    if several is None: return ClassifierMixin.score(self, X, y, sample_weight)
+    true = label_sets(several.rename(columns=str))
+    exact = [set(a) == set(b) for a,b in zip(true, self._sets(X), strict=True)]
+    return float(np.average(exact, weights=sample_weight))
+
+@patch
+def _sets(self:TweetClassifier, X):
+    "The labels that reach their thresholds, tuples of strings"
+    probs = pd.DataFrame(self.predict_proba(X), columns=list(map(str, self.classes_)))
+    return self.classifier_.decide(probs[self.classifier_.labels])['label']
 
 @patch
 def save(self:TweetClassifier,

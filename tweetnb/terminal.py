@@ -52,11 +52,12 @@ def print_scores(
 
 def print_counts(
     path, # What was written
-    counts:dict # Label -> predictions
+    counts:dict, # Label -> predictions
+    n:int|None=None # Rows, where a row may have several labels; default: a row per prediction
 ):
     "Print how many predictions were written, by label"
     shares = ', '.join(f'{n:,} {label}' for label,n in counts.items())
-    out.print(f'Wrote {sum(counts.values()):,} rows to {path}: {shares}.')
+    out.print(f'Wrote {n or sum(counts.values()):,} rows to {path}: {shares}.')
 
 def print_saved(
     folder, # Where something was saved
@@ -82,7 +83,8 @@ def parse_settings(
 # %% ../nbs/58_terminal.ipynb #956b6e93
 def _as_options(remedy):
     "Name options where the library names parameters"
-    for name,option in dict(text='text', label='label', format='format', label_names='names').items():
+    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names')
+    for name,option in options.items():
         remedy = remedy and remedy.replace(f"{name}='", f"--{option} '").replace(f'{name}=', f'--{option} ')
     return remedy
 

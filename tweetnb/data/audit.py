@@ -21,6 +21,7 @@ import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from ..core import TweetnbError
+from ..metrics import is_multilabel
 from .read import SPLITS
 
 # %% ../../nbs/06_audit.ipynb #1577ee16
@@ -55,7 +56,8 @@ def join_splits(
     tables:dict[str, pd.DataFrame] # Split name -> its table, such as `{'train': a, 'test': b}`
 ) -> pd.DataFrame: # All rows in that order, with a categorical column `split`
     "Concatenate the tables of a data set; if one has integer labels and another strings, all become strings"
-    labels = [t['label'].astype('category') for t in tables.values() if 'label' in t]
+    several = any('label' in t and is_multilabel(t['label']) for t in tables.values())
+    labels = [t['label'].astype('category') for t in tables.values() if 'label' in t and not several]
     classes = dict.fromkeys(c for l in labels for c in l.cat.categories)
     df = pd.concat([t.assign(split=name) for name,t in tables.items()], ignore_index=True)
     df['split'] = pd.Categorical(df['split'], list(tables))
@@ -547,11 +549,16 @@ def audit(
     if not len(df): raise TweetnbError('the table is empty', remedy='Look at its read report, df.attrs["read"].')
     d = _keyed(df)[['text', 'duplicate_key'] + ['label']*('label' in df)].reset_index(drop=True)
     if split: d['split'] = df[split].array
+    each = d
+    if 'label' in d and is_multilabel(d['label']):
+        each = d.explode('label', ignore_index=True).dropna(subset='label')              # a row per tweet and label
+        d['label'] = d['label'].map(', '.join, na_action='ignore')
     tables = {}
     for name,(find,report,needs,_) in _checks.items():
         if needs not in d or name == 'near' and not near: continue
-        tables[name] = find(d, near) if name == 'near' else find(d)
-        problems += report(tables[name], d)
+        table = each if name in ('balance', 'hints', 'marks') else d
+        tables[name] = find(table, near) if name == 'near' else find(table)
+        problems += report(tables[name], table)
     return Audit(d, tables, problems)
 
 # %% ../../nbs/06_audit.ipynb #fb6c45fb

@@ -705,7 +705,7 @@ def convert(
     with atomic_path(out_dir, folder=True) as tmp:
         for i,df in enumerate(iter_tweets(path, rows=rows_per_shard, **options)):
             report = df.attrs['read']
-            if 'label' in df: labels.append(df['label'].drop_duplicates())
+            if 'label' in df and df['label'].dtype == 'category': labels.append(df['label'].drop_duplicates())
             columns |= dict.fromkeys(df.columns)
             shards.append(_write_shard(df, tmp/f'{i:05}.parquet'))
         manifest = dict(rows=report['kept'], labels=_common_order(labels), columns=list(columns))

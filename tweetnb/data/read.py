@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 
 from ..core import TweetnbError, progress
 from .emojifydata import read_emojifydata
+from ..metrics import label_sets
 from .textio import (ReadReport, newlines, open_bytes, read_some, similar_names, tally, text_blocks,
                                  text_lines)
 
@@ -49,11 +50,16 @@ def _exact(columns, usual):
 # %% ../../nbs/04_read.ipynb #e871e465
 def _words(name): return [w.lower() for w in re.findall('[A-Z]?[a-z]+|[A-Z]+(?![a-z])', name)]
 
-def _choose_column(found, role, path):
+def _marks_hint(sample):
+    "What to do if several columns of 0 and 1 may be labels"
+    marks = [c for c,values in sample.items() if set(values.dropna()) <= {'0', '1'}]
+    return f" Or take {len(marks)} columns of 0 and 1: label='{','.join(marks)}'." if len(marks) > 1 else ''
+
+def _choose_column(found, role, path, hint=''):
     "The only column of `found`, or `None`; several are an error"
     if len(found) < 2: return found[0] if found else None
     raise TweetnbError(f"several columns may hold the {role}: {', '.join(c[:40] for c in found)}", path=path, line=1,
-                       remedy=f'Choose one with {role}=….')
+                       remedy=f'Choose one with {role}=….{hint}')
 
 def _by_words(columns, usual, role, path):
     "The column whose name ends in a usual word, or else contains one; `None` if there is none"
@@ -80,7 +86,7 @@ def _label_by_content(sample, path):
     most = max(2, min(50, len(sample)//3))
     found = [column for column,values in sample.items() if not set(_words(column)) & _META
              and 2 <= values.nunique() <= most and values.str.len().mean() <= 30]
-    return _choose_column(found, 'label', path)
+    return _choose_column(found, 'label', path, _marks_hint(sample))
 
 # %% ../../nbs/04_read.ipynb #479a9604
 def _find_column(role, wanted, sample, report):
@@ -102,16 +108,19 @@ def _find_column(role, wanted, sample, report):
 
 # %% ../../nbs/04_read.ipynb #6a4a85ef
 def _find_columns(sample, text, label, report):
-    "The names of the text column and of the label column, `None` if there is none"
+    "The names of the text column and of the label column, `None` if there is none, or a list of label columns"
     t = _find_column('text', text, sample, report)
     rest = sample.drop(columns=[t] if t else [])
+    if isinstance(label, str) and ',' in label and label not in rest: label = label.split(',')
+    if isinstance(label, (list, tuple)): return t, [_find_column('label', o.strip(), rest, report) for o in label]
     l = None if label is False else _find_column('label', label, rest, report)
     path,names = report['path'],', '.join(c[:40] for c in sample.columns)
     headerless = 'name all columns with columns=… if the first line is not a header'
     for role,column,needed in ('text', t, True), ('label', l, label is True):
         if needed and column is None:
+            hint = _marks_hint(rest) if role == 'label' else ''
             raise TweetnbError(f'no {role} column found', path=path, line=1,
-                               remedy=f'Name it with {role}=…, or {headerless}. The columns are {names}.')
+                               remedy=f'Name it with {role}=…, or {headerless}. The columns are {names}.{hint}')
     guessed = report.get('guessed', {})
     if 'text' in guessed and len(t.split()) > 4 or 'label' in guessed and rest[l].eq(l).any():
         raise TweetnbError(f'the first line looks like data, not a header: {names}', path=path, line=1,
@@ -162,6 +171,43 @@ def _labels(values, names=None):
     of_raw = [place.get(n, -1 if r in _MISSING else -2) for n,r in zip(new, raw)]
     code = np.array([*of_raw, -1])[codes]
     return pd.Categorical.from_codes(np.maximum(code, -1), pd.Index(cats, dtype='str')), code == -2
+
+# %% ../../nbs/04_read.ipynb #4fe19c16
+_MANY = list,tuple,set,frozenset,np.ndarray
+
+def _parser(values, delim, kind):
+    "What makes a list of labels of a value, and what it is called; `None` for one label a tweet"
+    first = next(iter(values.dropna()), None)
+    if isinstance(first, _MANY): return list, 'lists'
+    if delim: return (lambda v: [o.strip(' \t\'"[]') for o in str(v).split(delim)]), f'strings with {delim!r}'
+    if kind != 'jsonl' or not str(first).startswith('['): return None, None
+    return (lambda v: json.loads(v) if v.startswith('[') else [v]), 'lists'
+
+def _is_there(value): return isinstance(value, _MANY) or _as_text(value) is not None
+
+def _several(values, names=None):
+    "Lists of labels as tuples of sorted strings (missing: `None`), and which rows have one that is not in `names`"
+    rows,unknown = [], np.zeros(len(values), dtype=bool)
+    for i,v in enumerate(values):
+        found = {(_as_text(o) or '').strip() for o in v} - set(_MISSING) if isinstance(v, _MANY) else None
+        if found and names:
+            unknown[i] = not found <= names.keys()
+            found = {names.get(o, o) for o in found}
+        rows.append(found if found is None else tuple(sorted(found)))
+    return pd.Series(rows, index=values.index, dtype=object), unknown
+
+def _join_marks(df, columns, lines, path):
+    "The table with a list of labels in the first of several columns of 0 and 1, and without the others"
+    held = {}
+    for c in sorted(columns):
+        marks = (df[c] if c in df else pd.Series([None]*len(df))).map(_as_text).astype('str').str.strip().str.lower()
+        held[c] = marks.isin(['1', '1.0', 'true'])
+        wrong = np.flatnonzero(~(held[c] | marks.isin(['0', '0.0', 'false'])))
+        if not len(wrong): continue
+        remedy = 'Several label columns mean several labels a tweet, each with 0 or 1; or name one column.'
+        raise TweetnbError(f'the label column {c!r} holds {marks.iloc[wrong[0]]!r} instead of 0 or 1', path=path,
+                           line=int(lines[wrong[0]]), remedy=remedy)
+    return df.drop(columns=columns[1:], errors='ignore').assign(**{columns[0]: label_sets(pd.DataFrame(held), True)})
 
 # %% ../../nbs/04_read.ipynb #728f6a74
 def _as_integers(labels):
@@ -223,7 +269,7 @@ def _table(df, lines, report, t, l, names=None, keep_empty=False, checked=False)
         if not report['kept']: _check_texts(texts[good], t, report['path'], int(lines[0]))
     out = {'text': texts}
     if l is not None:
-        out['label'],unknown = _labels(df[l], names)
+        out['label'],unknown = _several(df[l], names) if 'several' in report else _labels(df[l], names)
         reject(unknown, 'label not in label_names')
         reject(out['label'].isna(), 'no label')
     rest = [c for c in df.columns if c not in (t, l)]
@@ -429,6 +475,8 @@ def _read_datasets(ds, report):
             df = pd.DataFrame({k: pd.Series(list(v)) for k,v in part.items()})
             for k,f in (d.features or {}).items():
                 if hasattr(f, 'names'): df[k] = _class_names(df[k], f.names)
+                names = getattr(getattr(f, 'feature', None), 'names', None)
+                if names: df[k] = [[names[i] for i in row] for row in df[k]]
             if split: df['split'] = SPLITS.get(split, split)
             yield from _read_frame(df, report, first)
             first += len(df)
@@ -683,16 +731,23 @@ def _sample(piece):
     df = piece[:1000] if isinstance(piece, pd.DataFrame) else piece[:1000].to_pandas()
     return pd.DataFrame({c: _strings([_as_text(v) for v in df[c]]) for c in df})
 
-def _read_source(source, report, text, label, limit, rows, keep_empty, options):
+def _read_source(source, report, text, label, delim, limit, rows, keep_empty, options):
     "The tables of one source; `report.keep_strings` says whether its labels are strings by choice"
     report.keep_strings = source.keep_strings
     options = _options(source.kind, options, label=label, keep_empty=keep_empty)
     pieces = (piece for piece in READERS[source.kind](source.path, report, **options) if len(piece[1]))
     first = next(pieces, None)
     if first is None: return
-    t,l = _find_columns(_sample(first[0]), text, label, report)
-    for df,lines in _batches(chain([first], pieces), rows):
-        if l is not None and source.kind in ('frame', 'datasets'):
+    t,l = _find_columns(_sample(first[0]), text, True if delim and label is None else label, report)
+    marks,parse = l if isinstance(l, list) else None,None
+    if marks: l,report['several'] = marks[0], f"the columns {', '.join(marks)}"
+    for i,(df,lines) in enumerate(_batches(chain([first], pieces), rows)):
+        if marks: df = _join_marks(df, marks, lines, report['path'])
+        elif l is not None and not i:
+            parse,how = _parser(df[l], delim, source.kind)
+            if parse: report['several'] = f'{how} in {l!r}'
+        if parse: df = df.assign(**{l: [parse(v) if _is_there(v) else None for v in df[l]]})
+        elif l is not None and source.kind in ('frame', 'datasets'):
             report.keep_strings |= isinstance(next(iter(df[l].dropna()), None), str)
         df,lines = _table(df, lines, report, t, l, source.names, keep_empty, source.kind == 'emojifydata')
         last = limit is not None and report['kept'] + len(df) >= limit
@@ -723,7 +778,8 @@ def iter_tweets(
     path:str|Path|list|dict|pd.DataFrame, # A file, a folder, a DataFrame, a Hugging Face dataset, or a list of these
     format:str|None=None, # A name in `READERS` (default: auto-detected)
     text:str|None=None, # The text column (default: auto-detected)
-    label:str|bool|None=None, # The label column (default: found by name); `True`: there must be one; `False`: none
+    label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
+    label_delim:str|None=None, # Separates several labels a tweet
     label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
     limit:int|None=None, # Maximum number of rows to keep
     rows:int=50_000, # Maximum number of rows per table
@@ -736,7 +792,7 @@ def iter_tweets(
     for source in sources:
         left = None if limit is None else limit - total['kept']
         report = ReadReport(_name(source.path), source.kind)
-        for df in _read_source(source, report, text, label, left, rows, keep_empty, options):
+        for df in _read_source(source, report, text, label, label_delim, left, rows, keep_empty, options):
             df.attrs['read'] = total
             yield df
         total.add(report)
@@ -756,7 +812,7 @@ def _common_order(labels):
 def _concat(parts):
     "All tables as one; its classes are those that occur"
     if not parts: return pd.DataFrame({'text': pd.Series(dtype='str')})
-    if 'label' in parts[0]:
+    if 'label' in parts[0] and isinstance(parts[0]['label'].dtype, pd.CategoricalDtype):
         order = _common_order([p['label'] for p in parts])
         for p in parts:
             if list(p['label'].cat.categories) != order: p['label'] = p['label'].cat.set_categories(order)
@@ -767,13 +823,14 @@ def read_tweets(
     path:str|Path|list|dict|pd.DataFrame, # A file, a folder, a DataFrame, a Hugging Face dataset, or a list of these
     format:str|None=None, # A name in `READERS` (default: auto-detected)
     text:str|None=None, # The text column (default: auto-detected)
-    label:str|bool|None=None, # The label column (default: found by name); `True`: there must be one; `False`: none
+    label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
+    label_delim:str|None=None, # Separates several labels a tweet
     label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
     limit:int|None=None, # Maximum number of rows to keep
     keep_empty:bool=False, # Keep rows without text, as ''?
     workers:int|None=None, # Files to read at once (default: one per core, up to four)
     **options # Options of the format, for instance `encoding`, `delimiter`, `columns`, `policy`, `emojis`
-) -> pd.DataFrame: # `text`, categorical `label` (if any), the file's other columns; `attrs['read']` is the `ReadReport`
+) -> pd.DataFrame: # `text`, categorical `label` (or tuples), the file's other columns; `attrs['read']` is the report
     "Read tweets into one table"
     sources,total = _plan(path, format, label_names, limit, options)
     parts,keep_strings = [],False
@@ -781,22 +838,23 @@ def read_tweets(
         left = None if limit is None else limit - total['kept']
         report,tables = ReadReport(_name(source.path), source.kind),[]
         with progress(desc=report['path'], unit=' tweets') as bar:
-            for df in _read_source(source, report, text, label, left, 50_000, keep_empty, options):
+            for df in _read_source(source, report, text, label, label_delim, left, 50_000, keep_empty, options):
                 tables.append(df)
                 bar.update(len(df))
         return tables, report
     with ThreadPoolExecutor(workers or min(4, os.cpu_count())) as pool:
         one_by_one = limit is not None or len(sources) == 1
         for tables,report in map(read, sources) if one_by_one else pool.map(read, sources):
-            if parts and tables and ('label' in parts[0]) != ('label' in tables[0]):
-                raise TweetnbError('some of these files have labels and some have none', path=report['path'],
-                                   remedy='Read them separately, or all with label=False.')
+            kinds = [t['label'].dtype.name if 'label' in t else None for o in (parts, tables) for t in o[:1]]
+            if len(set(kinds)) > 1:
+                raise TweetnbError('some of these files have labels and some have none, or several a tweet',
+                                   path=report['path'], remedy='Read them separately, or all with label=False.')
             parts += tables
             keep_strings |= report.keep_strings
             total.add(report)
             if limit is not None and total['kept'] >= limit: break
     _check_kept(total, limit)
     df = _concat(parts)
-    if 'label' in df and not keep_strings: df['label'] = _as_integers(df['label'])
+    if 'label' in df and 'several' not in total and not keep_strings: df['label'] = _as_integers(df['label'])
     df.attrs['read'] = total
     return df

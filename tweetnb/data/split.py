@@ -14,6 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import TweetnbError
+from ..metrics import is_multilabel
 from .audit import duplicate_key, find_leaks, near_pairs
 from .read import SPLITS
 
@@ -140,7 +141,9 @@ def _report(out, column, label, group, how, asked, notes):
     rows = {k if isinstance(k, str) else int(k): int(n) for k,n in counts.items()}
     labels,size = {}, np.bincount(group)
     if label in out:
-        table = pd.crosstab(out[label], out[column], dropna=False)
+        long = out[[label, column]]
+        if is_multilabel(out[label]): long = long.explode(label).dropna()
+        table = pd.crosstab(long[label], long[column], dropna=False)
         of_label = zip(map(str, table.index), table.to_dict('records'))
         labels = {l: {k: int(r[k]) for k in rows} for l,r in of_label if sum(r.values())}
     notes = notes + _note_sizes(rows, asked, len(out), size.max())
@@ -180,9 +183,20 @@ def _wanted(share, n, name):
     return round(share*n) if share < 1 else int(share)
 
 # %% ../../nbs/07_split.ipynb #ef24d2d4
+def _set_classes(sets, often=20):
+    "[rows] the labels of each row if they occur together `often`, else the number of the rarest of them"
+    long = sets.reset_index(drop=True).explode().fillna('')
+    rank = long.value_counts(ascending=True).rank(method='first').astype(int)
+    rarest = long.map(rank).groupby(level=0).min().astype(str)
+    names = sets.reset_index(drop=True).astype(str)
+    return rarest.mask(names.map(names.value_counts()) >= often, names).to_numpy()
+
+# %% ../../nbs/07_split.ipynb #e9a07373
 def _classes(df, stratify):
     if stratify not in df: return np.zeros(len(df), np.int64)
-    return np.unique(df[stratify].astype('category').cat.codes, return_inverse=True)[1]
+    found = df[stratify]
+    codes = _set_classes(found) if is_multilabel(found) else found.astype('category').cat.codes
+    return np.unique(codes, return_inverse=True)[1]
 
 # %% ../../nbs/07_split.ipynb #8367b497
 def split_tweets(

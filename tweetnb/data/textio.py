@@ -81,6 +81,7 @@ def __str__(self:ReadReport):
     s = f"{self['path']}: {self['read']:,} rows read, {self['kept']:,} kept"
     if self['rejected']: s += f", {self['read'] - self['kept']:,} rejected ({tally(self['rejected'])})"
     if self['noted']: s += f"; noted: {tally(self['noted'])}"
+    if 'several' in self: s += f"; several labels a tweet, from {self['several']}"
     if 'guessed' in self: s += '; guessed ' + ', '.join(f'{k}={v!r}' for k,v in self['guessed'].items())
     return s
 
@@ -112,6 +113,7 @@ def summary(self:ReadReport,
     "Say how many rows were read, kept and rejected, why, and where"
     counts = f"kept {self['kept']:,}, rejected {self['read'] - self['kept']:,}"
     text = f"Read {self['read']:,} rows of {self['path']} ({self['format']}): {counts}."
+    if 'several' in self: text += f"\n  Several labels a tweet, from {self['several']}."
     rows = self.rejected_rows()
     for reason,n in self['rejected'].items():
         lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)
@@ -130,6 +132,7 @@ def add(self:ReadReport,
     encodings = [e for r in (self, other) for e in r.get('encoding', '').split('+') if e]
     if encodings: self['encoding'] = '+'.join(dict.fromkeys(encodings))
     if 'guessed' in other: self['guessed'] = self.get('guessed', {}) | other['guessed']
+    if 'several' in other: self['several'] = other['several']
     return self
 
 # %% ../../nbs/02_textio.ipynb #2c96f5d3

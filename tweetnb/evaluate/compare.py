@@ -22,7 +22,7 @@ from ..core import TweetnbError, atomic_path, fingerprint, progress, versions
 from ..data.audit import audit
 from ..data.read import read_tweets
 from ..data.split import split_tweets
-from ..metrics import Scores, bootstrap_scores
+from ..metrics import Scores, bootstrap_scores, is_multilabel
 from ..train.fit import Config, default_config, fit
 
 # %% ../../nbs/55_compare.ipynb #9cc2f715
@@ -283,6 +283,7 @@ def compare(
 ) -> Comparison:
     "Train each model with each seed on the same split, and compare the results"
     if not isinstance(df, pd.DataFrame): df = read_tweets(df, label=True)
+    if is_multilabel(df['label']): raise TweetnbError('only models of one label a tweet can be compared')
     configs,teams = _configs(models, common)
     seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
     if 'split' not in df: df = split_tweets(df, valid=valid_pct)

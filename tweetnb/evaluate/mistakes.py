@@ -12,7 +12,7 @@ import pandas as pd
 from ..core import TweetnbError
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets
-from ..metrics import label_numbers
+from ..metrics import is_multilabel, label_numbers
 from ..models.linear import LinearClassifier
 from ..text.tokens import tweet_words
 
@@ -21,6 +21,7 @@ def _labels_of(df):
     "The labels of a table with their own values"
     if 'label' not in df:
         raise TweetnbError('the table has no label column', remedy="Read the file with label='…' naming the column.")
+    if is_multilabel(df['label']): raise TweetnbError('this is for one label a tweet')
     return np.asarray(df['label'], dtype=object)
 
 def top_losses(

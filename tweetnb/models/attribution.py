@@ -150,10 +150,12 @@ def label_positions(
 
 # %% ../../nbs/20_attribution.ipynb #cdd21030
 def evidence(
-    probs:np.ndarray # Probabilities, float [n, labels]
+    probs:np.ndarray, # Probabilities, float [n, labels]
+    multilabel:bool=False # Is each of them against its own opposite, rather than against the others?
 ) -> np.ndarray: # float [n, labels]
-    "Return the logarithm of each probability above the mean logarithm of its row"
+    "Return the logarithm of each probability above the mean logarithm of its row, or the log-odds"
     logs = np.log(np.maximum(probs, 1e-12))
+    if multilabel: return logs - np.log(np.maximum(1 - probs, 1e-12))
     return logs - logs.mean(1, keepdims=True)
 
 def leave_one_out(
@@ -161,7 +163,8 @@ def leave_one_out(
     labels:list, # What the columns stand for
     texts:list, # Strings
     label:object|list|None=None, # Default: the most probable; else a label, or one for each text
-    max_len:int=256 # Words to look at in a very long text
+    max_len:int=256, # Words to look at in a very long text
+    multilabel:bool=False # May a text have several labels?
 ) -> Attributions: # In the order of the texts
     "Weigh each word by the evidence that is lost without it"
     res = Attributions()
@@ -172,7 +175,7 @@ def leave_one_out(
         without = [read[:start] + read[end:] for start,end in shown]
         probs = np.asarray(predict([read, *without]))
         if k < 0: k = probs[0].argmax()
-        found = evidence(probs)[:,k]
+        found = evidence(probs, multilabel)[:,k]
         tokens = [read[start:end] for start,end in shown]
         weights,sure = found[0] - found[1:], float(probs[0,k])
         res.append(Attribution(text, tokens, weights, labels[k], sure, read, shown, 'occlusion', cut=cut))

@@ -126,7 +126,9 @@ def _card_procedure(info, name):
 def _card_limitations(info, name):
     counts = info.get('by_label', {}).get('tweets', [])
     rare = [_escape(label) for label,n in zip(info['labels'], counts) if n < 30]
-    lines = ['It knows only the labels above and answers with one of them, whatever the text and its language.',
+    several = info.get('problem_type') == 'multi_label_classification'
+    answer = 'answers with any number of them' if several else 'answers with one of them'
+    lines = [f'It knows only the labels above and {answer}, whatever the text and its language.',
              'The scores hold for tweets like those it was evaluated on; expect less at other times and topics.',
              'A high probability is not a guarantee: calibrate before a threshold decides about people.']
     golden = len(info.get('golden', {}).get('tweets', []))

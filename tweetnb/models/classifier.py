@@ -15,7 +15,7 @@ import pandas as pd
 from ..core import TweetnbError
 from ..data.audit import audit
 from ..data.clean import Cleaner
-from ..metrics import Scores
+from ..metrics import Scores, is_multilabel, label_sets
 from .attribution import Attributions, leave_one_out
 from .decide import Decision
 from .folder import write_folder
@@ -40,13 +40,14 @@ def as_texts(
 # %% ../../nbs/21_classifier.ipynb #652ed5f6
 class Classifier:
     "A trained model that takes tweets and returns tables; the base of every kind of model"
-    problem_type = 'single_label_classification' # Hugging Face's name; one label per tweet
+    problem_type = 'single_label_classification' # Hugging Face's name; or 'multi_label_classification'
     arch = 'classifier' # The kind of model, as bundles name it
     needs = () # Files that its bundle must have
     labels:list # The labels with the caller's own values, in the order of the columns
     path:Path|None = None # The bundle it was loaded from
     temperature = 1. # Above 1 for a model that is too sure of itself; see `tweetnb.evaluate.calibrate`
     decision = Decision() # How probabilities become an answer; by default the most probable label
+    thresholds:np.ndarray|None = None # Several labels a tweet: from which probability each is given; default: 0.5
 
     def __init__(self,
         labels:list, # The caller's own values: strings, integers, …
@@ -75,6 +76,11 @@ class Classifier:
     def parameters(self) -> int:
         "The number of learnt parameters"
         return 0
+
+    @property
+    def multilabel(self) -> bool:
+        "May a tweet have several labels, or none?"
+        return self.problem_type == 'multi_label_classification'
 
     def __repr__(self):
         where = f' from {self.path.name}' if self.path else ''
@@ -105,13 +111,22 @@ def _dtype(labels):
     return None if labels and all(type(o) in (int, float) for o in labels) else object
 
 @patch
+def decide(self:Classifier,
+    probs:pd.DataFrame # From `predict_proba`
+) -> pd.DataFrame: # `label`, and of one label a tweet its `confidence` and perhaps a `set`; the index of `probs`
+    "Answer by the decision, or with all labels that reach their thresholds"
+    if not self.multilabel: return self.decision(probs)
+    return pd.DataFrame({'label': label_sets(probs, .5 if self.thresholds is None else self.thresholds)})
+
+@patch
 def predict(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
     bs:int=256 # Tweets per batch, where the model works in batches
-) -> pd.DataFrame: # `label`, `confidence`, perhaps `set`, and `p_<label>` for each label; the caller's index
+    # `label` (a tuple of them where a tweet may have several), `confidence` of one label, perhaps `set`, `p_<label>`…
+) -> pd.DataFrame: # The caller's index
     "Return the answer to each tweet, by default the most probable label, and all probabilities"
     probs = self.predict_proba(tweets, bs)
-    return pd.concat([self.decision(probs), probs.rename(columns='p_{}'.format)], axis=1)
+    return pd.concat([self.decide(probs), probs.rename(columns='p_{}'.format)], axis=1)
 
 # %% ../../nbs/21_classifier.ipynb #91de9b94
 @patch
@@ -124,13 +139,26 @@ def scores(self:Classifier,
     if 'label' not in df:
         columns = ', '.join(map(str, df))
         raise TweetnbError("the table has no column 'label' to score with", remedy=f'It has {columns}.')
-    known,found = [list(map(str, o)) for o in (self.labels, df['label'].unique())]
-    if found and not set(known) & set(found):
+    several = is_multilabel(df['label'])
+    known,found = [list(map(str, o)) for o in (self.labels, df['label'].explode().dropna().unique())]
+    if found and several == self.multilabel and not set(known) & set(found):
         problem = f"none of the labels ({', '.join(sorted(found)[:5])}) is known to the model ({', '.join(known[:5])})"
         remedy = f"Say what they mean: label_names='{min(found)}={known[0]},…'."
         raise TweetnbError(problem, path=df.attrs.get('read', {}).get('path'), remedy=remedy)
-    if answers is None: answers = self.predict(df, bs)
-    return Scores(df['label'], answers['label'], self.labels)
+    if answers is None: probs = self.predict_proba(df, bs)
+    else: probs = answers[[f'p_{o}' for o in self.labels]].set_axis(self.labels, axis=1)
+    return self.score(df['label'], probs)
+
+@patch
+def score(self:Classifier,
+    true, # The labels of some tweets
+    probs:pd.DataFrame # From `predict_proba`, of the same tweets
+) -> Scores:
+    "Score answers that are there already"
+    if is_multilabel(true) == self.multilabel: return Scores(true, self.decide(probs)['label'], self.labels, probs)
+    have,know = ('one label', 'several') if self.multilabel else ('several labels', 'one')
+    raise TweetnbError(f'these tweets have {have} each and the classifier gives {know}',
+                       remedy="Read several with label='joy,anger' or label_delim=';', one with neither.")
 
 # %% ../../nbs/21_classifier.ipynb #ab589068
 @patch
@@ -144,7 +172,7 @@ def explain(self:Classifier,
     if method not in (None, 'occlusion'):
         raise TweetnbError(f'{self.arch} has no method {method!r}', remedy="Choose 'occlusion'.")
     def predict(texts): return self._probs(texts, 256)
-    return leave_one_out(predict, self.labels, as_texts(tweets).tolist(), label, max_len)
+    return leave_one_out(predict, self.labels, as_texts(tweets).tolist(), label, max_len, self.multilabel)
 
 # %% ../../nbs/21_classifier.ipynb #2ab04fd6
 def _scores_info(scores):
@@ -162,7 +190,7 @@ def table_info(
         parts = {name: table[table['split'] == k] for k,name in names.items() if (table['split'] == k).any()}
     labels = {}
     for name,part in parts.items():
-        counts = part['label'].value_counts(sort=False)
+        counts = part['label'].explode().value_counts(sort=False)
         labels[name] = {str(k): int(n) for k,n in counts.items()}
     reports = {k: dict(table.attrs[k]) for k in ('read', 'clean', 'split') if isinstance(table.attrs.get(k), dict)}
     if 'path' in reports.get('read', {}): reports['read']['path'] = Path(str(reports['read']['path'])).name
@@ -207,6 +235,7 @@ def save(self:Classifier,
     kept.pop('decisions', None)
     decisions = self.decision.to_dict() if self.decision != Decision() else {}
     if self.temperature != 1: decisions['temperature'] = self.temperature
+    if self.thresholds is not None: decisions['thresholds'] = np.asarray(self.thresholds, dtype=float).tolist()
     if decisions: known['decisions'] = decisions
     if table is not None: known['data'] = table_info(table)
     before = pd.Series(kept.pop('golden', {}).get('tweets', []), dtype=object)

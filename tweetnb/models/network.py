@@ -99,8 +99,13 @@ def _answers(self:NetworkClassifier, texts, bs):
 @patch
 def _probs(self:NetworkClassifier, texts, bs):
     res = np.empty((len(texts), len(self.labels)), dtype=np.float32)
-    for rows,logits in self._answers(texts, bs): res[rows] = logits.softmax(1).cpu().numpy()
+    for rows,logits in self._answers(texts, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return res
+
+@patch
+def _normalise(self:NetworkClassifier, logits):
+    "Turn logits into probabilities: of one label among all, or of each on its own"
+    return logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 @patch
 def batch_rows(self:NetworkClassifier,
@@ -190,7 +195,7 @@ def explain(self:NetworkClassifier,
         choices = ' or '.join(map(repr, methods))
         raise TweetnbError(f'{self.arch} has no method {method!r}', remedy=f'Choose {choices}.')
     def weigh(ids, lengths, wanted):
-        with torch.no_grad(): probs = self.model(ids, lengths).float().softmax(1)
+        with torch.no_grad(): probs = self._normalise(self.model(ids, lengths).float())
         target = torch.where(wanted < 0, probs.argmax(1), wanted)
         return probs, target, *token_weights(self.model, self.tokenizer, ids, lengths, target, method)
     return self._explain(tweets, label, method, max_len, bs, weigh)
@@ -204,7 +209,7 @@ def attention(self:NetworkClassifier,
     "Show what the model looked at; raise `TweetnbError` for a model without attention"
     def weigh(ids, lengths, wanted):
         weights,logits = attention_weights(self.model, ids, lengths)
-        return logits.softmax(1), logits.argmax(1), weights, None
+        return self._normalise(logits), logits.argmax(1), weights, None
     return self._explain(tweets, None, 'attention', max_len, bs, weigh)
 
 # %% ../../nbs/28_network.ipynb #4c7b85f6

@@ -8,6 +8,7 @@ __all__ = ['hash_ngrams', 'NgramClassifier', 'ngram_rows', 'ngram_proba', 'fit_n
 # %% ../../nbs/24_ngram.ipynb #bd11e438
 import numpy as np
 import torch
+from sklearn.metrics import label_ranking_average_precision_score
 from torch import nn, Tensor
 
 from ..core import TweetnbError
@@ -167,14 +168,15 @@ class _Tables:
 def ngram_proba(
     model, # An `NgramClassifier`
     rows:TokenStore, # From `ngram_rows`
-    bs:int=1_000 # Tweets a batch
+    bs:int=1_000, # Tweets a batch
+    multilabel:bool=False # May a tweet have several labels?
 ) -> np.ndarray: # float32 [tweets, labels]
     "Predict the probability of each label"
     tables = model if isinstance(model, _Tables) else _Tables(model)
     with thread_limit(1):
-        probs = [tables.logits(tables.hidden(ids, places)).softmax(1)
-                 for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
-    return torch.cat(probs).numpy()
+        logits = [tables.logits(tables.hidden(ids, places)) for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
+    logits = torch.cat(logits)
+    return (logits.sigmoid() if multilabel else logits.softmax(1)).numpy()
 
 # %% ../../nbs/24_ngram.ipynb #34cf0071
 def _step_scale(rows, n, bs, crowd):
@@ -184,6 +186,10 @@ def _step_scale(rows, n, bs, crowd):
 
 def _validate(tables, rows, y):
     "Loss and metrics of a validation set; a label that training lacks has no loss and is never right"
+    if y.ndim == 2:
+        p = torch.from_numpy(ngram_proba(tables, rows, multilabel=True))
+        loss = nn.functional.binary_cross_entropy(p, torch.from_numpy(y), reduction='sum')/len(y)
+        return dict(valid_loss=float(loss), lrap=float(label_ranking_average_precision_score(y > 0, p)))
     probs,known = ngram_proba(tables, rows), np.flatnonzero(y >= 0)
     right = probs.argmax(1) == y
     recall = [right[y == label].mean() for label in np.unique(y)]
@@ -194,7 +200,7 @@ def _validate(tables, rows, y):
 def fit_ngram(
     model:NgramClassifier, # Trained in place, from the weights it has
     store:TokenStore, # Ids of the training tweets
-    y, # Their label numbers, int [tweets]
+    y, # Their label numbers, int [tweets]; or, for several labels a tweet, float [tweets, labels]
     valid:tuple|None=None, # Ids and label numbers of the validation set
     epochs:int|None=None, # (default: 5, and up to 50 for fewer than 20,000 tweets)
     lr:float=0.3, # Peak learning rate; it falls to 0 in a straight line
@@ -203,27 +209,32 @@ def fit_ngram(
     class_weight=None, # A weight per label, float [labels]
     patience:int|None=None, # Stop after this many epochs without a lower validation loss, and go back to the best
     crowd:float=4. # Occurrences of a row in a batch from which its step is divided
-) -> list: # A dict per epoch: `epoch`, `train_loss` and, with `valid`, `valid_loss`, `accuracy` and `macro_recall`
+) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy` and `macro_recall`, or `lrap`
     "Train by sparse gradient descent on one core; raises `TweetnbError` if the loss is no longer finite"
     epochs = epochs or max(5, min(50, 100_000//len(store)))
-    y = torch.as_tensor(np.asarray(y, np.int64))
-    n_labels = model.head.out_features
+    y = torch.as_tensor(np.asarray(y))
+    several,n_labels = y.ndim == 2, model.head.out_features
     weight = torch.ones(n_labels) if class_weight is None else torch.as_tensor(np.asarray(class_weight, np.float32))
-    targets = nn.functional.one_hot(y, n_labels).float()
-    importance = weight[y][:,None]
+    targets = y.float() if several else nn.functional.one_hot(y.long(), n_labels).float()
+    importance = torch.ones(len(y), 1) if several else weight[y.long()][:,None]
     tables,rows,rng = _Tables(model), ngram_rows(model, store), np.random.default_rng(seed)
+    if several: tables.bias = targets.mean(0).clamp(1e-4, 1 - 1e-4).logit()    # answers begin as the labels' shares
     scale = _step_scale(rows, len(tables.rows), bs, crowd)
-    if valid: valid = ngram_rows(model, valid[0]), np.asarray(valid[1], np.int64)
+    if valid: valid = ngram_rows(model, valid[0]), np.asarray(valid[1], np.float32 if several else np.int64)
     history,best,steps,step = [], None, epochs*-(-len(store)//bs), 0
     with thread_limit(1):
         for epoch in range(epochs):
             total = torch.zeros(())
             for picked,ids,places in _bags(rows, rng.permutation(len(store)), bs):
                 hidden = tables.hidden(ids, places)
-                logp = tables.logits(hidden).log_softmax(1)
-                target = targets[picked]
-                error = (logp.exp() - target)*importance[picked]
-                total -= (logp*target).sum()
+                logits,target = tables.logits(hidden), targets[picked]
+                if several:
+                    error = logits.sigmoid() - target
+                    total += nn.functional.binary_cross_entropy_with_logits(logits, target, reduction='sum')
+                else:
+                    logp = logits.log_softmax(1)
+                    error = (logp.exp() - target)*importance[picked]
+                    total -= (logp*target).sum()
                 tables.step(ids, places, hidden, error, lr*(1 - step/steps), scale)
                 step += 1
             history.append(dict(epoch=epoch, train_loss=total.item()/len(store)))

@@ -78,14 +78,16 @@ def _bar_html(label, p):
 
 def probability_bars(
     probs:dict, # Label -> probability
-    most:int=5 # Bars to show; the rest is summed up in a line
+    most:int=5, # Bars to show; the rest is summed up in a line
+    multilabel:bool=False # Does each probability stand on its own?
 ) -> str: # HTML, everything escaped
     "Draw probabilities as bars, the largest first"
     ranked = sorted(probs.items(), key=lambda item: -item[1])
     if len(ranked) == most + 1: most += 1                                # one more bar takes no more room than the line
     bars = ''.join(_bar_html(label, p) for label,p in ranked[:most])
     rest = [p for _,p in ranked[most:]]
-    if rest: bars += f'<div class="tw-rest">{len(rest)} more share {sum(rest):.0%}</div>'
+    share = f'with at most {max(rest, default=0):.0%} each' if multilabel else f'share {sum(rest):.0%}'
+    if rest: bars += f'<div class="tw-rest">{len(rest)} more {share}</div>'
     return f'<div class="tw-bars">{bars}</div>'
 
 # %% ../../nbs/34_app.ipynb #c857480d
@@ -109,13 +111,16 @@ _css = '''<style>
 
 # %% ../../nbs/34_app.ipynb #423e06e2
 def _answer_html(name, probs, why, said):
-    "The answer of one classifier"
+    "The answer of one classifier; a tuple of labels where a tweet may have several"
     head = f'<h4>{escape(name)}</h4>' if name else ''
-    best = said.get('label', max(probs, key=probs.get))
+    label = said.get('label', max(probs, key=probs.get))
+    several = isinstance(label, tuple)
+    answer = ' · '.join(map(_label_html, label if several else [label])) or 'no label'
     possible = [_label_html(o) for o in said.get('set', '').split('|') if o]
     if 'set' in said: head += f'<div class="tw-rest">possible: {", ".join(possible) or "none"}</div>'
+    bars = probability_bars(probs, multilabel=several)
     tokens = '' if why is None else f'<div class="tw-why">{why.html(head=False)}</div>'
-    return f'<section>{head}<div class="tw-answer">{_label_html(best)}</div>{probability_bars(probs)}{tokens}</section>'
+    return f'<section>{head}<div class="tw-answer">{answer}</div>{bars}{tokens}</section>'
 
 def tweet_card(
     text:str, # The tweet
@@ -205,7 +210,9 @@ def label_table(
         for name,classifier in classifiers.items():
             with _turn: answers = classifier.predict(df['text'].iloc[start:start+rows])
             prefix = f'{name} ' if len(classifiers) > 1 else ''
-            part[_free_name(df, prefix + 'predicted')] = answers['label'].to_numpy()
+            labels = answers['label'].map(', '.join) if classifier.multilabel else answers['label']
+            part[_free_name(df, prefix + 'predicted')] = labels.to_numpy()
+            if classifier.multilabel: continue
             part[_free_name(df, prefix + 'confidence')] = answers['confidence'].round(4).to_numpy()
         yield part
 
@@ -272,7 +279,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
     with st.spinner('Classifying …'):
         with _turn: tables = {name: o.predict_proba(texts) for name,o in classifiers.items()}
         probs = {name: table.to_dict('records') for name,table in tables.items()}
-        said = {name: classifiers[name].decision(table).to_dict('records') for name,table in tables.items()}
+        said = {name: classifiers[name].decide(table).to_dict('records') for name,table in tables.items()}
         why = _explain_all(st, classifiers, texts) if explained else {}
     cards = []
     for i,text in enumerate(texts):

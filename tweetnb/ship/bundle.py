@@ -9,6 +9,7 @@ __all__ = ['tolerance', 'changed_versions', 'load', 'keep_decision', 'decide', '
 import json, re, warnings
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 from safetensors import SafetensorError
 
@@ -73,12 +74,12 @@ def _load_published(folder, device):
     from tweetnb.text.tokens import TweetTokenizer
     tokenizer = TweetTokenizer.pretrained(folder)
     model = load_hf_classifier(folder, len(tokenizer), tokenizer.pad_id)
-    if model.problem_type != 'single_label_classification':
-        remedy = 'Choose a model with one label per text.'
+    if model.problem_type == 'regression':
+        remedy = 'Choose a model with labels.'
         raise TweetnbError(f'its problem type is {model.problem_type}', path=folder, remedy=remedy)
     limits = [o for o in (tokenizer.max_len, model.limit()) if o]
     res = NetworkClassifier(model, tokenizer, None, model.labels, min(limits, default=None), device=device)
-    res.path = folder
+    res.problem_type,res.path = model.problem_type, folder
     return res
 
 # %% ../../nbs/30_bundle.ipynb #045d9b80
@@ -108,6 +109,12 @@ def _check_answers(classifier):
     what = ', '.join(f'{k} {a} → {b}' for k,(a,b) in changed.items())
     warnings.warn(f'{classifier.path}: its probabilities differ by up to {difference:.2f} from those it was saved '
                   f'with. Changed since: {what}. See: tweetnb doctor {classifier.path}', stacklevel=3)
+def _thresholds(decisions, n):
+    "The thresholds in a manifest, one for each label; `None` if there are none"
+    if 'thresholds' not in decisions: return None
+    found = np.array(decisions['thresholds'], dtype=float)
+    if found.shape == (n,) and np.isfinite(found).all(): return found
+    raise TweetnbError(f'{len(found)} thresholds do not fit {n} labels')
 
 def load(
     folder:str|Path, # A bundle or a published Hugging Face classifier: its folder, or its name such as 'ada/moods'
@@ -126,8 +133,10 @@ def load(
         if kind is Ensemble: res = _load_ensemble(folder, info, device)
         elif kind is LinearClassifier: res = kind.from_folder(folder, info, cleaner)
         else: res = kind.from_folder(folder, info, cleaner, device)
+        res.problem_type = info.get('problem_type', res.problem_type)
         decisions = info.get('decisions', {})
         res.temperature = _temperature(decisions)
+        res.thresholds = _thresholds(decisions, len(res.labels))
         if set(decisions) - {*_not_chosen}: res.decision = Decision.from_dict(decisions, len(res.labels))
     except TweetnbError as e:
         if e.path is not None: raise

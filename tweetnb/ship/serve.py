@@ -365,8 +365,8 @@ def _schemas(max_texts, max_chars):
         inputs: Text|Texts
         parameters: Parameters = Parameters()
     class Prediction(BaseModel):
-        label: str|int|float|bool
-        confidence: float
+        label: str|int|float|bool|list[str]
+        confidence: float|None = None
         set: list[str]|None = None
         probabilities: dict[str, float]
     class Predictions(BaseModel): predictions: list[Prediction]
@@ -395,15 +395,19 @@ def _error_handlers(fastapi):
     return {QueueFull: queue_full, fastapi.exceptions.RequestValidationError: invalid}
 
 # %% ../../nbs/33_serve.ipynb #3e8eafdd
-def _prediction(labels, row):
-    "One prediction as JSON"
-    probs = row.astype(float).round(6).tolist()
+def _prediction(classifier, row):
+    "One prediction as JSON; of several labels a tweet, a list of those that reach their thresholds"
+    labels,probs = classifier.labels,row.astype(float).round(6).tolist()
+    named = dict(probabilities=dict(zip(map(str, labels), probs)))
+    if classifier.multilabel:
+        least = np.full(len(labels), .5) if classifier.thresholds is None else classifier.thresholds
+        return dict(label=[labels[i] for i in np.flatnonzero(row >= least)], **named)
     best = int(row.argmax())
-    return dict(label=labels[best], confidence=probs[best], probabilities=dict(zip(map(str, labels), probs)))
+    return dict(label=labels[best], confidence=probs[best], **named)
 
 def _predictions(classifier, rows):
     "Predictions as JSON, by the classifier's decision if it has one"
-    res = [_prediction(classifier.labels, row) for row in rows]
+    res = [_prediction(classifier, row) for row in rows]
     if classifier.decision == Decision(): return res
     answers = classifier.decision(pd.DataFrame(np.array(rows, dtype=float), columns=classifier.labels))
     for found,answer in zip(res, answers.to_dict('records')):

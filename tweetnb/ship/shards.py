@@ -69,6 +69,7 @@ class BatchPredictor:
         "Predict the tweets of a table"
         given = _kept_columns(df, self.keep, self.text)
         pred = self.classifier.predict(df[self.text], self.bs).round(6)
+        if self.classifier.multilabel: pred['label'] = pred['label'].map(', '.join)
         for name in given:
             if name in pred:
                 raise TweetnbError(f'the column {name!r} would occur twice', remedy='Leave it out of `keep`.')

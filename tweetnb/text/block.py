@@ -16,7 +16,7 @@ import torch
 from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, DisplayedTransform
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 from fastai.torch_core import display_df, to_detach, to_device
 from fastcore.basics import detuplify, patch
 
@@ -24,6 +24,7 @@ from ..core import TweetnbError
 from ..data.clean import Cleaner
 from ..data.read import read_tweets
 from ..data.split import split_indices, split_tweets
+from ..metrics import is_multilabel, label_matrix
 from .batches import BucketSampler, find_widths, pad_rows
 from .tokens import TokenStore, TweetTokenizer
 
@@ -36,8 +37,8 @@ def _python_values(values):
 def trained_labels(
     df:pd.DataFrame # Training rows, with `label`
 ) -> list: # The labels that occur, in category order
-    "List the labels to learn; fewer than two are a `TweetnbError`"
-    categories = df['label'].astype('category').cat.remove_unused_categories().cat.categories
+    "List the labels to learn, of one or several a tweet; fewer than two are a `TweetnbError`"
+    categories = df['label'].explode().astype('category').cat.remove_unused_categories().cat.categories
     labels = categories.tolist()
     if len(labels) < 2:
         found = f'only the label {labels[0]!r}' if labels else 'no labels'
@@ -46,10 +47,11 @@ def trained_labels(
 
 # %% ../../nbs/15_block.ipynb #468156ac
 def label_numbers(
-    values:Iterable, # Labels, list, array or Series
+    values:Iterable, # Labels, list, array or Series; tuples of them for several a tweet
     labels:list # The trained labels, by number
-) -> np.ndarray: # int64 [values]; -100 for a missing label or one that is not in `labels`
-    "Convert labels to numbers"
+) -> np.ndarray: # int64 [values], -100 for a missing label or one that is not in `labels`; or float32 [values, labels]
+    "Convert labels to numbers, or to zeros and ones where a tweet has several"
+    if is_multilabel(values): return label_matrix(values, labels).astype(np.float32)
     values = pd.Series(values)
     numbers = pd.Index(labels).get_indexer(values)
     unknown = (numbers < 0) & values.notna().to_numpy()
@@ -64,7 +66,7 @@ class TweetDataset:
     n_inp = 2
     def __init__(self,
         texts:list[str]|None, # Cleaned texts; None if `store` already holds the tokens
-        y:Sequence[int]|None, # Label numbers, int [n]; -100 for a missing or untrained label; None: unlabelled
+        y:Sequence[int]|None, # Label numbers, int [n], -100 for none; or float [n, labels]; None: unlabelled
         labels:Sequence, # The trained labels, by number
         tokenizer:TweetTokenizer, # Turns texts into ids
         cleaner:Cleaner|None=None, # Cleans new texts
@@ -75,8 +77,14 @@ class TweetDataset:
         self.store = store if store is not None else tokenizer.encode(texts, max_len=max_len)
         self.texts,self.labels,self.tokenizer = texts,_python_values(labels),tokenizer
         self.cleaner,self.max_len,self.columns = cleaner or Cleaner([]),max_len,columns
-        self.y = None if y is None else torch.as_tensor(np.asarray(y, dtype=np.int64))
-        self.loss_func = CrossEntropyLossFlat()
+        self.y = None if y is None else torch.as_tensor(np.asarray(y))
+        if y is not None and self.y.ndim == 1: self.y = self.y.long()
+        self.loss_func = BCEWithLogitsLossFlat() if self.multilabel else CrossEntropyLossFlat()
+
+    @property
+    def multilabel(self) -> bool:
+        "May a tweet have several labels?"
+        return self.y is not None and self.y.ndim == 2
 
     @property
     def vocab(self) -> list:
@@ -155,6 +163,8 @@ class TweetDL(TfmdDL):
         if not isinstance(dataset, TweetDataset): dataset = _from_datasets(dataset)
         if (stratify or balance) and dataset.y is None:
             raise TweetnbError('stratified or balanced batches need labels')
+        if (stratify or balance) and dataset.multilabel:
+            raise TweetnbError('stratified or balanced batches are for one label a tweet', remedy='Leave them out.')
         self.settings = dict(widths=widths, stratify=stratify, balance=balance, remainder=remainder, seed=seed,
                              rank=rank, world_size=world_size, gathered=gathered)
         if gathered and not shuffle and len(dataset) < world_size: remainder = 'fill'  # every process needs a batch
@@ -181,7 +191,7 @@ class TweetDL(TfmdDL):
         ids,lengths = pad_rows(ds.store, rows, width, ds.tokenizer.pad_id)
         if ds.y is None: return ids, lengths
         y = ds.y[rows]
-        y[n:] = -100
+        if not ds.multilabel: y[n:] = -100                     # of several labels, those of a repeated tweet stay
         return ids, lengths, y
 
 # %% ../../nbs/15_block.ipynb #96f694d7
@@ -285,9 +295,16 @@ def decode_batch(self:TweetDL,
     "Decode tweets and labels"
     ids,lengths,*y = [o.cpu() for o in b]
     n = min(max_n, len(ids))
-    labels = [self.dataset.labels[int(o)] if o >= 0 else None for o in y[0][:n]] if y else [None]*n
+    labels = [self._label(o) for o in y[0][:n]] if y else [None]*n
     texts = [self.dataset.tokenizer.decode(ids[i,:lengths[i]]) for i in range(n)]
     return list(zip(texts, lengths[:n].tolist(), labels))
+
+@patch
+def _label(self:TweetDL, y):
+    "The label with a number, or the labels with a 1"
+    names = self.dataset.labels
+    if y.ndim: return tuple(names[i] for i in y.nonzero()[:,0])
+    return names[int(y)] if y >= 0 else None
 
 @patch
 def show_batch(self:TweetDL,
@@ -368,7 +385,7 @@ def widths_for(
 
 # %% ../../nbs/15_block.ipynb #695ebeeb
 _fastai_options = dict(
-    valid_col="Add a column split with 'train' and 'valid'.", label_delim='Keep one label per tweet.',
+    valid_col="Add a column split with 'train' and 'valid'.",
     text_vocab='Pass a tokenizer=.', tok_tfm='Pass a tokenizer=.', tok_text_col='Use text_col=.',
     seq_len='Use max_len=.', y_block='Use DataBlock(blocks=(TweetBlock(), …)).',
     is_lm='Pretrain an encoder with tweetnb.train.pretrain.', backwards='Use a bidirectional model.')
@@ -412,12 +429,14 @@ class TweetDataLoaders(DataLoaders):
         path:str|os.PathLike='.', # Where a learner saves
         text_col:str|int='text', # Name or position of the text column
         label_col:str|int='label', # Name or position of the label column
+        label_delim:str|None=None, # Separates several labels a tweet
         **kwargs # Further options of fastai raise an error that names ours
     ) -> DataLoaders:
         "Make loaders from a table"
         _reject(kwargs)
         columns = _find_column(df, text_col, 'text_col'),_find_column(df, label_col, 'label_col')
         df = df.assign(text=df[columns[0]], label=df[columns[1]])
+        if label_delim: df = read_tweets(df, text='text', label='label', label_delim=label_delim)
         if 'split' not in df or not (df['split'] == 'valid').any(): df = split_tweets(df, valid=valid_pct, seed=seed)
         if isinstance(cleaner, str): cleaner = Cleaner.preset(cleaner)
         parts = [df.iloc[rows] for rows in split_indices(df)]

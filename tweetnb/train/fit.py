@@ -24,7 +24,7 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import Scores, majority_score
+from ..metrics import Scores, best_thresholds, majority_score
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
@@ -247,8 +247,7 @@ class TrainResult:
     @property
     def scores(self) -> dict: # Split -> `Scores`
         "Scores on each held-out split"
-        labels = self.classifier.labels
-        return {o: Scores(self.rows(o)['label'], self.probs(o).idxmax(axis=1), labels) for o in self.splits}
+        return {o: self.classifier.score(self.rows(o)['label'], self.probs(o)) for o in self.splits}
 
     def __repr__(self):
         return f'{self.config.model}: {self.classifier.parameters:,} parameters, {self.seconds:.1f} s, seed {self.seed}'
@@ -345,7 +344,10 @@ def fit(
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet, head)
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
-    return TrainResult(config, seed, classifier, df, seconds, history, learn)
+    result = TrainResult(config, seed, classifier, df, seconds, history, learn)
+    if classifier.multilabel:
+        classifier.thresholds = best_thresholds(result.probs('valid'), result.rows('valid')['label'])
+    return result
 
 def _fit_ngram(config, df, seed):
     "Train n-grams by their own fast loop; return the classifier and its history"
@@ -432,7 +434,7 @@ class Folds:
     def scores(self) -> Scores:
         "Scores on unseen tweets of one model, or of one per seed; the ensemble is better"
         inside = (self.df['fold'] >= 0).to_numpy()
-        return Scores(self.df['label'][inside], self.probs[inside].idxmax(axis=1), self.ensemble.labels)
+        return self.ensemble.score(self.df['label'][inside], self.probs[inside])
 
     def __repr__(self):
         return f'{len(self.ensemble.members)} models, accuracy {self.scores.accuracy:.3f} on unseen folds'

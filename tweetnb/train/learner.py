@@ -29,7 +29,7 @@ from ..hardware import resolve_device
 from ..hardware import resolve_device
 from ..text.block import TweetDataLoaders
 from ..core import TweetnbError, sample_path, seed_everything
-from ..metrics import Scores, tweet_metrics
+from ..metrics import Scores, is_multilabel, label_sets, tweet_metrics
 from .checkpoint import ResumableLearner
 from .devices import active_runner, device_runner
 from ..data.read import read_tweets
@@ -104,8 +104,8 @@ def tweet_learner(
     dls:TweetDataLoaders, # Or those of a `DataBlock` with a `TweetBlock`
     arch:str|None=None, # Name in `tweetnb.models.recurrent.models`; default: the pretrained one's, or 'bilstm'
     pretrained=None, # Start with its embedding and encoder: a classifier, a bundle's folder, or a learner
-    metrics:list|None=None, # fastai metrics; default: accuracy, macro-F1 and macro-recall
-    loss_func=None, # Default: cross-entropy
+    metrics:list|None=None, # fastai metrics; default: those of `tweet_metrics`
+    loss_func=None, # Default: cross-entropy, of each label on its own where a tweet has several
     opt_func=fused_adamw, # Makes the optimiser
     lr:float|None=None, # Peak learning rate for `fit`; default: `default_lr(arch)`
     cbs:list|None=None, # Callbacks
@@ -119,13 +119,14 @@ def tweet_learner(
     if _is_encoder(arch, pretrained): kwargs,pretrained = {**kwargs, 'pretrained': pretrained}, None
     source = None if pretrained is None else Pretrained.of(pretrained)
     run = _runner_for(device if dls.device is None else dls.device)
+    if metrics is None: metrics = tweet_metrics(multilabel=dls.train_ds.multilabel)
     model = _make_model(dls, arch, source, kwargs)
     if run: dls,model,cbs = run.place(dls), run.prepare(model), [*listify(cbs), *run.cbs()]
     elif dls.device is None: dls.to(torch.device('cpu'))
     splitter = bert_splitter if isinstance(model, TransformerClassifier) else tweet_splitter
     learn = TweetLearner(dls, model if run else model.to(dls.device), loss_func=loss_func, opt_func=opt_func,
                          splitter=splitter, lr=lr or default_lr(model.config['arch']),
-                         metrics=tweet_metrics() if metrics is None else metrics, cbs=cbs, **(learner_kwargs or {}))
+                         metrics=metrics, cbs=cbs, **(learner_kwargs or {}))
     learn.direct_events = run is None or run.direct_events
     in_terminal = IN_NOTEBOOK or sys.stdout.isatty()
     if not in_terminal: learn.remove_cb(ProgressCallback)     # a log file wants lines, not a bar
@@ -162,7 +163,9 @@ def _training_info(learn):
 
 def _label_counts(ds):
     "Count the tweets of a data set by label"
-    counts = np.bincount(ds.y[ds.y >= 0].numpy(), minlength=len(ds.labels)) if ds.y is not None else []
+    if ds.y is None: counts = []
+    elif ds.multilabel: counts = ds.y.sum(0)
+    else: counts = np.bincount(ds.y[ds.y >= 0].numpy(), minlength=len(ds.labels))
     return {str(label): int(n) for label,n in zip(ds.labels, counts)}
 
 def _cpu_name():
@@ -188,8 +191,10 @@ def classifier(self:TweetLearner) -> NetworkClassifier: # Shares the learner's m
     info = dict(training=_training_info(self), history=self.history().to_dict('records'), data=dict(labels=counts),
                 hardware=_hardware_info(device))
     at = 'cpu' if device.type not in ('cpu', 'cuda') else device
-    return NetworkClassifier(model, ds.tokenizer, ds.cleaner, ds.labels, ds.max_len, self.dls.train.settings['widths'],
-                             info, at)
+    res = NetworkClassifier(model, ds.tokenizer, ds.cleaner, ds.labels, ds.max_len, self.dls.train.settings['widths'],
+                            info, at)
+    if ds.multilabel: res.problem_type = 'multi_label_classification'
+    return res
 
 # %% ../../nbs/44_learner.ipynb #458b1c28
 @patch
@@ -211,8 +216,11 @@ def scores(self:TweetLearner,
     if df is not None and 'label' not in df: raise TweetnbError("the table has no column 'label' to score with")
     probs = self.predict_proba(df)
     labels,valid = self.dls.labels, self.dls.valid_ds
-    true = [labels[i] if i >= 0 else 'not in training' for i in valid.y] if df is None else df['label']
-    return Scores(true, probs.idxmax(axis=1), labels)
+    if df is not None: true = df['label']
+    elif valid.multilabel: true = [tuple(np.array(labels, dtype=object)[row > 0]) for row in valid.y.numpy()]
+    else: true = [labels[i] if i >= 0 else 'not in training' for i in valid.y]
+    pred = label_sets(probs) if is_multilabel(true) else probs.idxmax(axis=1)
+    return Scores(true, pred, labels, probs)
 
 # %% ../../nbs/44_learner.ipynb #61d25f5b
 def map_embedding(

@@ -26,6 +26,9 @@ def class_weights(
         dataset = source.train.dataset
         y,n_labels = dataset.y,len(dataset.labels)
     y = np.asarray(y)
+    if y.ndim == 2:
+        remedy = 'Leave the weights out: thresholds chosen on validation tweets do their work.'
+        raise TweetnbError('weights are for one label a tweet', remedy=remedy)
     counts = np.bincount(y[y >= 0], minlength=n_labels)
     if not len(counts) or not counts.all():
         raise TweetnbError('a label has no training tweets', remedy='Remove the label or add tweets.')

@@ -11,13 +11,16 @@ import warnings
 import numpy as np
 import pandas as pd
 import torch
+from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
+from ..metrics import label_matrix
 from ..models.classifier import as_texts
+from ..models.linear import fit_each_label
 from ..models.network import NetworkClassifier
 
 # %% ../../nbs/35_probe.ipynb #b3923607
@@ -63,11 +66,12 @@ def choose_strength(
             scores[C] = cross_val_score(_regression(C, class_weight, seed), X, y, scoring=scoring, cv=cv).mean()
     return max(scores, key=scores.get)
 
-def _fitted(X, y, C, class_weight, seed):
-    "Fit a logistic regression of strength `C`"
+def _fitted(X, y, C, class_weight, seed, labels):
+    "Fit a logistic regression of strength `C`, for several labels a tweet one of each"
+    model = _regression(C, class_weight, seed)
     with warnings.catch_warnings():
         warnings.simplefilter('ignore', ConvergenceWarning)
-        return _regression(C, class_weight, seed).fit(X, y)
+        return fit_each_label(model, X, y, labels) if y.ndim == 2 else model.fit(X, y)
 
 def fit_head(
     network:NetworkClassifier, # Its head is replaced
@@ -80,21 +84,26 @@ def fit_head(
 ) -> pd.DataFrame|None: # With `folds`: the probabilities of models that have not seen the tweet, float [tweets, labels]
     "Fit the head of a network by logistic regression on the vectors of its encoder"
     X = encoder_vectors(network, tweets, bs)
-    with threadpool_limits(1): return _fit_head(network, X, tweets, np.asarray(labels), class_weight, seed, folds)
+    y = label_matrix(labels, network.labels) if network.multilabel else np.asarray(labels)
+    with threadpool_limits(1): return _fit_head(network, X, tweets, y, class_weight, seed, folds)
 
 def _fit_head(network, X, tweets, y, class_weight, seed, folds):
     "`fit_head` on vectors, in one thread: small products only wait for more"
-    if len(set(y)) < 2: raise TweetnbError('the training tweets have only one label', remedy='A classifier needs two.')
+    several = y.ndim == 2
+    if not several and len(set(y)) < 2:
+        raise TweetnbError('the training tweets have only one label', remedy='A classifier needs two.')
     mean,scale = X.mean(0), X.std(0) + 1e-6
     X = (X - mean)/scale
-    C = choose_strength(X, y, class_weight, seed=seed)
-    _set_head(network, _fitted(X, y, C, class_weight, seed), mean, scale)
+    C = _strengths[1] if several else choose_strength(X, y, class_weight, seed=seed)
+    def fitted(X, y): return _fitted(X, y, C, class_weight, seed, network.labels)
+    _set_head(network, fitted(X, y), mean, scale)
     if folds is None: return None
     res = pd.DataFrame(0., index=as_texts(tweets).index, columns=network.labels)
     for fold in np.unique(folds):
         inside = folds == fold
-        model = _fitted(X[~inside], y[~inside], C, class_weight, seed)
-        res.loc[inside, list(model.classes_)] = model.predict_proba(X[inside])
+        model = fitted(X[~inside], y[~inside])
+        probs = expit(model.decision_function(X[inside])) if several else model.predict_proba(X[inside])
+        res.loc[inside, list(model.classes_)] = probs
     return res
 
 def _set_head(network, fitted, mean, scale):
