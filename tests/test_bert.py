@@ -15,8 +15,9 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import OptimWrapper
 from safetensors.torch import load_file, save_file
 
-from tweetnb.models.bert import (AutoSplitBatch, bert_splitter, layer_lrs, load_encoder, load_hf_classifier,
-                                 make_encoder, save_hf, sentence_vectors)
+from tweetnb.models.bert import bert_splitter, layer_lrs, load_encoder, load_hf_classifier, make_encoder, save_hf
+from tweetnb.models.bert import sentence_vectors
+from tweetnb.train.callbacks import AutoSplitBatch
 from tweetnb.text.block import TweetDataLoaders
 from tweetnb.core import TweetnbError, sample_path, seed_everything
 from tweetnb.models.layers import FastDropout, length_mask

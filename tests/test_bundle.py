@@ -117,6 +117,13 @@ def test_weights_of_another_model_are_refused(mood):
     with pytest.raises(TweetnbError, match='os.system'): load(mood)
 
 
+def test_a_network_answers_without_fastai(mood):
+    code = (f"import sys, tweetnb as tn; assert len(tn.load({str(mood)!r}).predict('hello')) == 1; "
+            "print([o for o in ('fastai', 'matplotlib', 'IPython') if o in sys.modules])")
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True)
+    assert res.stdout.strip() == '[]'
+
+
 # --- bundles of earlier releases -------------------------------------------------------------------------------------
 
 kept = sorted((Path(__file__).parent/'bundles').glob('*/*/bundle.json'))

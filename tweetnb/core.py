@@ -7,12 +7,9 @@ __all__ = ['TweetnbError', 'data_path', 'cache_path', 'sample_path', 'atomic_pat
            'progress']
 
 # %% ../nbs/00_core.ipynb #e802512a
-import ctypes, hashlib, importlib.metadata, os, platform, random, shutil, sys, tempfile
+import ctypes, hashlib, os, platform, random, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
-
-import numpy as np
-from tqdm import tqdm
 
 # %% ../nbs/00_core.ipynb #dce993a6
 class TweetnbError(ValueError):
@@ -123,6 +120,7 @@ def seed_everything(
     seed:int=42 # Any integer
 ) -> int: # The seed, to be recorded
     "Seed Python's, NumPy's and PyTorch's generators, and select cuDNN's deterministic kernels"
+    import numpy as np
     import torch
     random.seed(seed)
     np.random.seed(seed % 2**32)
@@ -136,6 +134,7 @@ def fingerprint(
     *parts # Bytes, strings, arrays, or paths of files to read
 ) -> str: # 32 hexadecimal digits
     "Return the BLAKE2 digest of all parts; each part counts with its length, so `'ab','c'` and `'a','bc'` differ"
+    import numpy as np
     h = hashlib.blake2b(digest_size=16)
     def add(data):
         h.update(len(data).to_bytes(8, 'little'))
@@ -157,6 +156,7 @@ def versions(
     packages:list=_packages # Distribution names, as pip knows them
 ) -> dict: # Package (or `python`, `platform`) -> version; packages that are not installed are left out
     "Return the versions of everything that touches a result"
+    import importlib.metadata
     found = {'python': platform.python_version(), 'platform': platform.platform()}
     for name in packages:
         try: found[name] = importlib.metadata.version(name)
@@ -169,6 +169,7 @@ def progress(
     desc:str|None=None, # What is being done
     total:int|None=None, # Number of items
     unit:str=' tweets', # Name of an item
-) -> tqdm: # Iterable, and a context manager
+) -> 'tqdm': # Iterable, and a context manager
     "Show a `tqdm` bar on a terminal and nothing elsewhere"
+    from tqdm import tqdm
     return tqdm(it, desc=desc, total=total, unit=unit, unit_scale=True, disable=None, leave=False, file=sys.stderr)

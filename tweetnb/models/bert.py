@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['make_encoder', 'encoder_config', 'load_encoder', 'Attend', 'ReadStates', 'FlattenHead', 'encoder_limit',
            'TransformerClassifier', 'BertClassifier', 'HFClassifier', 'load_hf_classifier', 'to_hf', 'save_hf',
-           'sentence_vectors', 'bert_splitter', 'layer_lrs', 'AutoSplitBatch']
+           'sentence_vectors', 'bert_splitter', 'layer_lrs']
 
 # %% ../../nbs/25_bert.ipynb #bb52aa74
 import copy, json, os, warnings
@@ -14,9 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from fastai.callback.core import Callback
-from fastai.callback.fp16 import MixedPrecision
-from fastai.learner import CancelBackwardException, CancelStepException
 from safetensors import SafetensorError
 from torch import nn, Tensor
 from torch.nn import functional as F
@@ -523,90 +520,3 @@ def layer_lrs(
     "Decay the learning rate layer by layer, with a separate rate for the head"
     n = len(bert_splitter(model)) - 1
     return [lr*decay**(n-1-i) for i in range(n)] + [lr if head is None else head]
-
-# %% ../../nbs/25_bert.ipynb #afeb4edb
-def _clone_gradients(model): return {p: p.grad.clone() for p in model.parameters() if p.grad is not None}
-
-def _shares(yb, n):
-    "Return the weight of each of `n` pieces in the loss: its share of the labels (-100 marks a missing one)"
-    if not yb or n == 1: return [1.]*n
-    counts = [int((o >= 0).sum()) if o.dtype == torch.int64 else len(o) for o in yb[0].tensor_split(n)]
-    return [o/max(sum(counts), 1) for o in counts]
-
-# %% ../../nbs/25_bert.ipynb #d5aec491
-class AutoSplitBatch(Callback):
-    "When memory runs out, halve the batch, double the accumulation, and go on"
-    def __init__(self,
-        cells:int|None=None # Most tokens at once, including padding; default: no limit until memory runs out
-    ):
-        self.cells = cells
-    def before_fit(self): self.learn._do_one_batch = self.do_batch
-    def after_fit(self): self.learn.__dict__.pop('_do_one_batch', None)
-
-    def do_batch(self):
-        "Replace the learner's own: forward and backward in pieces that fit, then one step"
-        kept = _clone_gradients(self.model) if hasattr(self.learn, 'gradient_accumulation') else {}
-        rows,first = self.rows(), True
-        while not self.fits(rows, first):
-            self.halve(rows, kept)
-            rows,first = self.rows(), False
-        if self.training and len(self.yb):
-            self.learn._with_events(self.learn._step, 'step', CancelStepException)
-            self.learn.opt.zero_grad()
-
-    def rows(self) -> int: # At least 1
-        "Return how many tweets of this batch to process at once"
-        n,width = self.xb[0].shape
-        return n if self.cells is None else min(n, max(1, self.cells//width))
-
-    def fits(self,
-        rows:int, # Tweets at once
-        first:bool=True # Is this the first attempt?
-    ) -> bool: # `False` if memory ran out
-        "Try forward and backward of all pieces"
-        try: self.pieces(-(-len(self.xb[0])//rows), first)
-        except torch.OutOfMemoryError as e:
-            if rows > 1: return False          # recover outside this block: `e` keeps the memory of the failed attempt
-            remedy = 'Try model.checkpointing() or a smaller max_len.'
-            raise TweetnbError('a single tweet does not fit into memory', remedy=remedy) from e
-        return True
-
-    def halve(self,
-        rows:int, # Number of tweets that did not fit
-        kept:dict # Gradients accumulated in earlier batches
-    ):
-        "Halve the number of cells, and undo the failed attempt"
-        width = self.xb[0].shape[1]
-        self.cells = rows*width//2
-        for p in self.model.parameters(): p.grad = kept[p].clone() if p in kept else None
-        for cb in self.amp():
-            if torch.is_autocast_enabled(self.xb[0].device.type): cb.after_loss()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
-        print(f'Out of memory with {rows} tweets of {width} tokens: '
-              f'from here {self.rows()} at a time, with accumulated gradients.')
-
-    def amp(self) -> list[Callback]:
-        "Return the callbacks for mixed precision, which enter and leave it around each forward pass"
-        return [cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)]
-
-    def pieces(self,
-        n:int, # Number of pieces
-        first:bool=True # Is mixed precision already on?
-    ):
-        "Run forward, loss and backward on each piece, with all events; other callbacks see the whole batch"
-        learn,preds,total = self.learn, [], 0.
-        inputs = zip(*(o.tensor_split(n) for o in self.xb))
-        targets = list(zip(*(o.tensor_split(n) for o in self.yb)))
-        for i,(xb,share) in enumerate(zip(inputs, _shares(self.yb, n))):
-            if i or not first:
-                for cb in self.amp(): cb.before_batch()
-            learn.pred = learn.model(*xb)
-            learn('after_pred')
-            if targets:
-                learn.loss_grad = learn.loss_func(learn.pred, *targets[i])*share if share else learn.pred.sum()*0
-                total = total + learn.loss_grad.detach()
-            learn('after_loss')
-            if self.training and targets: learn._with_events(learn._backward, 'backward', CancelBackwardException)
-            preds.append(learn.pred.detach())
-        learn.pred = torch.cat(preds)
-        if targets: learn.loss,learn.loss_grad = total, total.clone()

@@ -1,0 +1,36 @@
+"""TF-IDF counted in whole columns is scikit-learn's, whatever the tweets are"""
+import numpy as np
+import pytest
+from hypothesis import given, settings, strategies as st
+from sklearn.feature_extraction.text import TfidfVectorizer
+
+from tweetnb.models.linear import WholeTfidf, tfidf_features, vectorizers
+
+kinds = {'words': dict(ngram_range=(1, 2), token_pattern=r'\w+|[^\w\s]'),
+         'characters': dict(analyzer='char_wb', ngram_range=(2, 5))}
+words = st.sampled_from(['so', 'SO', 'a', 'good', 'goood', 'İst', 'ß', '😍', '👩‍👩‍👧', '!!', "don't", 'é', 'e\u0301',
+                         '3jebni', '日本語', '\ud800', '\u00a0', '\u2003', '\n', '#', '_x_'])
+tweets = st.lists(st.one_of(st.lists(words, max_size=8).map(' '.join), st.text(max_size=12)), min_size=1, max_size=80)
+
+
+@pytest.mark.parametrize('kind', kinds)
+@settings(max_examples=80, deadline=None)
+@given(tweets, tweets, st.integers(1, 3))
+def test_features_and_values_are_those_of_scikit_learn(kind, train, others, min_df):
+    ours,theirs = [cls(**kinds[kind], sublinear_tf=True, min_df=min_df, dtype=np.float32)
+                   for cls in (WholeTfidf, TfidfVectorizer)]
+    try: expected = theirs.fit_transform(train)
+    except ValueError:
+        with pytest.raises(ValueError): ours.fit_transform(train)
+        return
+    found = ours.fit_transform(train)
+    assert ours.vocabulary_ == theirs.vocabulary_ and found.dtype == expected.dtype
+    np.testing.assert_array_equal(ours.idf_, theirs.idf_)
+    np.testing.assert_allclose(found.toarray(), expected.toarray(), atol=1e-6)
+    for some in others, others*60:                          # few are counted one by one
+        np.testing.assert_array_equal(ours.transform(some).toarray(), theirs.transform(some).toarray())
+
+
+def test_settings_are_those_that_bundles_were_made_with():
+    for vectorizer,kind in zip(vectorizers(tfidf_features(chars=True)), kinds.values()):
+        assert kind.items() <= vectorizer.get_params().items() and vectorizer.sublinear_tf
