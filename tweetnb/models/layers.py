@@ -18,6 +18,7 @@ from torch.autograd.function import once_differentiable
 from torch.nn.modules.rnn import GRU, LSTM, RNN, RNNBase     # the originals, even where a library has replaced `nn.GRU`
 
 from ..core import TweetnbError
+from ..hardware import computes_bf16
 
 # %% ../../nbs/22_layers.ipynb #0b757477
 def length_mask(
@@ -205,7 +206,10 @@ def run_padded(
     if kernel := kernels.get(('recurrence', device)): return kernel(rnn, x, lengths, backward)
     scan = isinstance(rnn, ReluGRU) or isinstance(rnn, GRU) and device == 'cpu'
     if scan and not torch.compiler.is_compiling(): return gru_scan(rnn, x, lengths, backward)
-    out,_ = rnn(reverse_padded(x, lengths) if backward else x)
+    x = reverse_padded(x, lengths) if backward else x
+    if device == 'cpu' and torch.is_autocast_enabled('cpu') and not computes_bf16():
+        with torch.autocast('cpu', enabled=False): out,_ = rnn(x.float())
+    else: out,_ = rnn(x)
     if backward: out = reverse_padded(out, lengths)
     return out*length_mask(lengths, x.shape[1])[:,:,None].to(out.dtype)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn, Tensor
 
+from ..hardware import computes_bf16
 from ..models.classifier import Classifier
 from ..models.folder import update_bundle
 from ..models.network import NetworkClassifier
@@ -188,7 +189,9 @@ def with_backend(
     if name == 'torch': return network
     if not isinstance(network, NetworkClassifier):
         raise TweetnbError(f'{network.arch} has no backend {name!r}, which is for networks', remedy="Choose 'torch'.")
-    if name == 'bf16': return network.with_model(Bf16Model(network.model))
+    if name == 'bf16':
+        if computes_bf16(): return network.with_model(Bf16Model(network.model))
+        raise TweetnbError('this processor does not compute in bfloat16', remedy="Choose 'torch', 'onnx' or 'int8'.")
     file = backends[name]
     if network.path is None or file not in network.info.get('files', {}):
         flag = ' --int8' if name == 'int8' else ''
@@ -202,7 +205,8 @@ def available_backends(
     if not isinstance(network, NetworkClassifier): return ['torch']
     onnx = importlib.util.find_spec('onnxruntime') is not None
     files = network.info.get('files', {})
-    return [name for name,file in backends.items() if not file or onnx and file in files]
+    possible = [name for name,file in backends.items() if not file or onnx and file in files]
+    return possible if computes_bf16() else [o for o in possible if o != 'bf16']
 
 # %% ../../nbs/31_export.ipynb #d2eeacc9
 def _difference(model, other):
@@ -224,7 +228,7 @@ def _quantize(path, out):
     with _quiet(), atomic_path(out) as tmp:
         level,root = logging.root.level,logging.root
         root.setLevel(logging.ERROR)
-        try: quantize_dynamic(model, tmp, weight_type=QuantType.QInt8)
+        try: quantize_dynamic(model, tmp, weight_type=QuantType.QInt8, reduce_range=True)   # 7 bits: AVX2 saturates
         finally: root.setLevel(level)
 
 # %% ../../nbs/31_export.ipynb #7c692bf9
