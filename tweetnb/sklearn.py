@@ -108,7 +108,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         pretrained:str|None=None, # Start from this bundle or Hugging Face encoder
         device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
         params:dict|None=None, # Parameters of the model, such as {'C': 10, 'chars': True} for 'tfidf'
-        cleaner:str|None='tweeteval', # Preset of `Cleaner`; `None` leaves the texts as they are
+        cleaner:str|None='auto', # Preset of `Cleaner`; `None` leaves texts as they are; 'auto' lets model='auto' choose
         tokens:str|None=None, # 'word', 'chars', 'bpe', 'wordpiece', 'unigram' or 'pretrained'
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
@@ -173,7 +173,8 @@ def _config(self:TweetClassifier):
     from tweetnb.train.fit import config_from
     if isinstance(self.class_weight, dict) and self.model != 'tfidf':
         raise TweetnbError('a class_weight by label is for tfidf only', remedy="Use 'balanced', or sample_weight.")
-    return replace(config_from(self.model, **self._settings()), cleaner=self.cleaner)
+    cleaner = 'tweeteval' if self.cleaner == 'auto' else self.cleaner
+    return replace(config_from(self.model, **self._settings()), cleaner=cleaner)
 
 @patch
 def _search(self:TweetClassifier, table, seed):

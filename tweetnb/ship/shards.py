@@ -126,7 +126,8 @@ class _Input:
         report,n = ReadReport(source.path, source.kind), 0
         left = None if self.limit is None else self.limit - sum(o['kept'] for o in _notes(work, i))
         if left == 0: return
-        for n,df in enumerate(_read_source(source, report, self.text, False, left, self.rows, False, self.options), 1):
+        for n,df in enumerate(_read_source(source, report, self.text, False, None, left, self.rows, False,
+                                             self.options), 1):
             if (n - 1) % share[1] == share[0] and not _is_done(work, i, n - 1): yield f'{i:06}-{n-1:06}', df
         rejected = {reason: rows['line'].tolist() for reason,rows in report.rejected_rows().groupby('reason')}
         _write_json(dict(blocks=n, kept=report['kept'], rejected=rejected), note)
