@@ -10,7 +10,7 @@ from tweetnb.models.decide import (Decision, choose_decision, choose_precision, 
                                    cost_decision, expected_effect)
 from tweetnb.models.linear import LinearClassifier
 from tweetnb.ship.bundle import decide, keep_decision, load
-from tweetnb.ship.export import predict_file
+from tweetnb.ship.shards import predict_file
 
 
 def some_probs(n, k=3, seed=0):
