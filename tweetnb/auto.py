@@ -113,23 +113,22 @@ def ladder(
     encoder:str|None=None, # Folder or name of a transformer; default: none
     cleaner:str|None='tweeteval', # Preset of `Cleaner`
     packaged:str|None=None # Folder of the packaged tweet encoder
-) -> list: # Cheapest first
+) -> list: # Cheap ones first, then those that make the most of the time that is left
     "List the candidates"
     weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.), tol=1e-3)
     found = [Candidate('TF-IDF', default_config('tfidf', params=words, **weight)),
              Candidate('n-grams', default_config('ngram', max_len=1024, **weight))]
+    small = dict(pretrained=packaged, tokens='pretrained', **weight)
     if packaged:
-        start = dict(pretrained=packaged, tokens='pretrained', **weight)
-        found.append(Candidate('tweet encoder, linear head', default_config('subword', probe='only', **start), 'probe'))
-        share = .2 if encoder else 1.                       # a transformer makes more of the time
-        found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', probe='first', **start), 'steps',
-                               share))
+        found.append(Candidate('tweet encoder, linear head', default_config('subword', probe='only', **small), 'probe'))
     if encoder:
         named = {'tweeteval': 'named_emoji', None: 'emoji_names'}
         clean = cleaner if _knows_emoji(encoder) else named.get(cleaner, cleaner)
         start = dict(pretrained=encoder, params=dict(head='mean'), cleaner=clean)
-        found.append(Candidate('transformer, linear head', default_config('bert', probe='only', **start), 'probe'))
+        found.append(Candidate('transformer, linear head', default_config('bert', probe='only', **start), 'probe', .25))
         found.append(Candidate('transformer, fine-tuned', default_config('bert', probe='first', **start), 'steps'))
+    if packaged:
+        found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', probe='first', **small), 'steps'))
     return found
 
 # %% ../nbs/56_auto.ipynb #8b1884a8
@@ -156,7 +155,7 @@ def fit_to_time(
     if affordable >= 1: return replace(config, epochs=max(1, min(epochs, int(affordable))))
     least = min(n, 3000)
     if affordable*n < least: return None
-    return replace(config, epochs=1, limit=int(affordable*n))
+    return replace(config, epochs=1, limit=int(affordable*n), probe=None)   # a head fitted first costs a quarter more
 
 # %% ../nbs/56_auto.ipynb #de588d2e
 @dataclass
@@ -283,11 +282,20 @@ def _per_tweet(search, config):
     table = _as_train(sample, np.arange(len(sample)) < 32)
     return step_seconds(config, table, search.device, most=max(.02*search.left, .5))/config.bs
 
+def _affordable_words(search, config):
+    "TF-IDF without characters if they would take more than a third of the time, by how long a few tweets take"
+    n,few = len(search.train), 1000
+    if config.model != 'tfidf' or n < 5*few: return config
+    start = time.perf_counter()
+    fit(config, _whole(search.train.sample(few, random_state=search.seed)), search.seed)
+    takes = (time.perf_counter() - start)*n/few
+    return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/3 else config
+
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
     if search.left <= reserve + .02*search.seconds: return None, 'no time is left'
-    if candidate.cost == 'linear': return config, None
+    if candidate.cost == 'linear': return _affordable_words(search, config), None
     per_tweet = _per_tweet(search, config)*1.3              # batches are made as well
     answers = per_tweet/4*(len(search.df) - n)              # those for validation and test
     left = min(search.left - reserve, candidate.share*search.seconds) - answers
@@ -362,6 +370,7 @@ def _describe(config, n):
     if config.model in _aims and config.probe != 'only':
         parts.append('1 epoch' if config.epochs == 1 else f'{config.epochs} epochs')
     if config.tokens == 'pretrained': parts.append(f'{config.max_len} tokens')
+    if config.params.get('chars') is False: parts.append('words alone')
     if config.limit: parts.append(f'on {config.limit:,} of {n:,} tweets')
     if config.class_weight: parts.append('rare labels weighed up')
     if config.cleaner in (None, 'emoji_names'): parts.append('links and mentions as written')
