@@ -57,3 +57,9 @@ def test_train_is_the_function_whatever_was_imported_before(first):
     code = f'import tweetnb as tn\n{first}\nfrom tweetnb import train\nprint(tn.train is train, train.__module__)'
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True)
     assert done.stdout == 'True tweetnb.auto\n', done.stderr
+
+
+def test_the_first_candidate_is_trained_however_short_the_time():
+    df = pd.read_csv(sample_path('tweets.csv'), keep_default_na=False)[:400]
+    result = tn.train(df, minutes=.001, pretrained='none')
+    assert result.candidates['candidate'].iloc[0] == 'TF-IDF' and result.scores.accuracy > .3
