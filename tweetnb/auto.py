@@ -294,7 +294,7 @@ def _affordable_words(search, config):
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
-    if candidate.cost == 'linear' and not search.found: return _affordable_words(search, config), None  # whatever it takes
+    if candidate.cost == 'linear' and not search.found: return _affordable_words(search, config), None
     if search.left <= reserve + .02*search.seconds: return None, 'no time is left'
     if candidate.cost == 'linear': return config, None
     per_tweet = _per_tweet(search, config)*1.3              # batches are made as well
