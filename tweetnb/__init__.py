@@ -49,16 +49,27 @@ def __getattr__(name):
     module = _names.get(name) or _more.get(name)
     if module is None: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     value = getattr(importlib.import_module(f'{__name__}.{module}'), name)
-    globals()[name] = value
-    return value
+    if name not in globals(): globals()[name] = value        # `train` is there by now, as a chapter that can be called
+    return globals()[name]
 
 
 def __dir__(): return sorted(__all__)
 
 
+class _Chapter(ModuleType):
+    "The chapter `tweetnb.train`, which can be called: `tn.train(file)` is `tweetnb.auto.train(file)`"
+    def __call__(self, *args, **kwargs): return importlib.import_module('tweetnb.auto').train(*args, **kwargs)
+
+    @property
+    def __signature__(self):
+        import inspect
+        return inspect.signature(importlib.import_module('tweetnb.auto').train)
+
+
 class _Package(ModuleType):
-    "This package, in which `train` stays the function whatever modules of `tweetnb.train` are imported"
+    "This package, which makes its chapter `train` callable as soon as that is imported"
     def __setattr__(self, name, value):
-        if not (name == 'train' and isinstance(value, ModuleType)): super().__setattr__(name, value)
+        if name == 'train' and isinstance(value, ModuleType): value.__class__ = _Chapter
+        super().__setattr__(name, value)
 
 sys.modules[__name__].__class__ = _Package
