@@ -96,7 +96,8 @@ def changed_versions(
     info:dict # Content of `bundle.json`
 ) -> dict: # Package (or `python`) -> (version when it was saved, version now)
     "List what touches a result and is not what it was"
-    before,now = info.get('versions') or {}, versions()
+    before,now = info.get('versions'), versions()
+    if not isinstance(before, dict): return {}
     return {k: (before[k], now.get(k)) for k in before if k != 'platform' and before[k] != now.get(k)}
 
 tolerance = .02 # Largest difference of a probability between releases of the libraries
