@@ -65,3 +65,21 @@ def test_the_first_candidate_is_trained_however_short_the_time():
     df = pd.read_csv(sample_path('tweets.csv'), keep_default_na=False)[:400]
     result = tn.train(df, minutes=.001, pretrained='none')
     assert result.candidates['candidate'].iloc[0] == 'TF-IDF' and result.scores.accuracy > .3
+
+
+def test_texts_in_which_no_word_occurs_twice():
+    "TF-IDF of words has nothing to count, and links to choose about"
+    signs = [chr(0x4e00 + i) for i in range(120)]
+    df = pd.DataFrame(dict(text=['see http://t.co/1', *signs[1:]], label=['a', 'b']*60))
+    result = tn.train(df, minutes=.02, pretrained='none')
+    assert len(result.test) and set(result.classifier.labels) == {'a', 'b'}
+
+
+def test_a_label_so_rare_that_a_sample_lacks_it():
+    "How long TF-IDF takes is tried on 1,000 tweets, which may all have the same label"
+    sample = pd.read_csv(sample_path('tweets.csv'), keep_default_na=False)['text'].tolist()
+    texts = [f'{o} {i}' for i in range(3) for o in sample]
+    df = pd.DataFrame(dict(text=texts, label=['yes' if i % 3000 == 0 else 'no' for i in range(len(texts))]))
+    result = tn.train(df.assign(split=['test' if i % 10 == 1 else 'train' for i in range(len(texts))]), minutes=.02,
+                      pretrained='none')
+    assert result.candidates['note'].iloc[0].startswith('failed') is False

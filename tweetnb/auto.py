@@ -92,7 +92,9 @@ def choose_cleaner(
             return cross_val_score(pipe, texts, some['label'].astype(str), scoring='f1_macro', cv=folds)
     cleaned = Cleaner.preset('tweeteval').apply(texts)
     if cleaned == texts: return 'tweeteval'
-    return None if (scores(texts) > scores(cleaned)).all() else 'tweeteval'
+    try: better = (scores(texts) > scores(cleaned)).all()
+    except ValueError: return 'tweeteval'                   # no word occurs twice
+    return None if better else 'tweeteval'
 
 # %% ../nbs/56_auto.ipynb #71a89a08
 @dataclass
@@ -286,8 +288,10 @@ def _affordable_words(search, config):
     "TF-IDF without characters if they would take more than a third of the time, by how long a few tweets take"
     n,few = len(search.train), 1000
     if config.model != 'tfidf' or n < 5*few: return config
+    some = search.train.sample(few, random_state=search.seed)
+    if some['label'].nunique() < 2: return config           # nothing to learn from so few
     start = time.perf_counter()
-    fit(config, _whole(search.train.sample(few, random_state=search.seed)), search.seed)
+    fit(config, _whole(some), search.seed)
     takes = (time.perf_counter() - start)*n/few
     return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/3 else config
 
