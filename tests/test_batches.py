@@ -305,7 +305,7 @@ def test_hub_datasets_by_name(tmp_path, monkeypatch):
     with pytest.raises(TweetnbError, match='cannot be loaded.*pass a Dataset'):
         TweetDataLoaders.from_hf('tweetnb/no-such-dataset')
 
-@pytest.mark.parametrize('option, answer', [('label_delim', 'one label'), ('valid_col', 'column split'),
+@pytest.mark.parametrize('option, answer', [('label_delim', 'label_delim is 1'), ('valid_col', 'column split'),
                                             ('seq_len', 'max_len'), ('is_lm', 'pretrain')])
 def test_other_options_of_fastai_are_explained(option, answer):
     table = pd.DataFrame({'text': texts, 'label': ['a', 'b', 'c']*33 + ['a', 'b']})

@@ -179,6 +179,8 @@ def _parser(values, delim, kind):
     "What makes a list of labels of a value, and what it is called; `None` for one label a tweet"
     first = next(iter(values.dropna()), None)
     if isinstance(first, _MANY): return list, 'lists'
+    if delim is not None and not isinstance(delim, str):
+        raise TweetnbError(f'label_delim is {delim!r}, not a string', remedy="Give what stands between labels, as ';'.")
     if delim: return (lambda v: [o.strip(' \t\'"[]') for o in str(v).split(delim)]), f'strings with {delim!r}'
     if kind != 'jsonl' or not str(first).startswith('['): return None, None
     return (lambda v: json.loads(v) if v.startswith('[') else [v]), 'lists'
