@@ -566,7 +566,7 @@ def _what_to_bring(entry, folder):
     needed = [paths for split,paths in entry.layouts[0].items() if split != 'unlabelled']
     files = entry.names or [o for paths in needed for o in ([paths] if isinstance(paths, str) else paths)]
     where = entry.urls[0] if entry.urls else f'{entry.home} (this needs an account)'
-    return f"Download {', '.join(files)} from {where} and put them in {folder}."
+    return f"Download {', '.join(files)} from {where} and put {'them' if len(files) > 1 else 'it'} in {folder}."
 
 def _find(entry, folder):
     "Return the files of `entry`: in `folder` if one is given, else on this machine or from the net"
