@@ -150,14 +150,14 @@ def fit_to_time(
     per_tweet:float, # Seconds that one tweet takes in training
     budget:float # Seconds
 ) -> Config|None: # `None` if there is not enough time for anything worth while
-    "Choose epochs, and a number of tweets, for a budget of time"
-    steps = math.ceil(n/config.bs)
-    epochs = plan_epochs(config.model, steps)
+    "Choose epochs for a budget of time; the clock ends the last one"
     affordable = budget/(n*per_tweet)                       # epochs
-    if affordable >= 1: return replace(config, epochs=max(1, min(epochs, int(affordable))))
-    least = min(n, 3000)
-    if affordable*n < least: return None
-    return replace(config, epochs=1, limit=int(affordable*n), probe=None)   # a head fitted first costs a quarter more
+    if affordable*n < min(n, 3000): return None
+    epochs = min(plan_epochs(config.model, math.ceil(n/config.bs)), math.ceil(affordable))
+    config = replace(config, epochs=epochs, seconds=round(budget, 1))
+    if affordable >= 1: return config
+    limit = min(n, int(1.5*affordable*n))                   # more than are expected to be read in time
+    return replace(config, limit=limit, probe=None)         # a head fitted first costs a quarter of an epoch
 
 # %% ../nbs/56_auto.ipynb #de588d2e
 @dataclass
@@ -237,7 +237,8 @@ def _whole(df):
 def _fitted_head(search, config):
     "The classifier that an earlier candidate gave for the same frozen encoder, or `None`"
     if config.probe != 'first' or search.cross: return None
-    same = [o for o in search.found.values() if o.config == replace(config, probe='only', epochs=o.config.epochs)]
+    frozen = replace(config, probe='only', seconds=None)
+    same = [o for o in search.found.values() if o.config == replace(frozen, epochs=o.config.epochs)]
     return same[0].classifier if same else None
 
 def _try(search, config, seed):
@@ -295,6 +296,11 @@ def _affordable_words(search, config):
     takes = (time.perf_counter() - start)*n/few
     return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/3 else config
 
+def _without_head(search, config, seconds):
+    "A configuration whose clock leaves the time for a head, if that must be fitted first"
+    if config.probe != 'first' or _fitted_head(search, config): return config
+    return replace(config, seconds=max(config.seconds - seconds, 1))
+
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
@@ -306,9 +312,13 @@ def _planned(search, candidate, config, reserve):
     left = min(search.left - reserve, candidate.share*search.seconds) - answers
     if candidate.cost == 'probe':
         needed = per_tweet/4*n + 5 + folds*n/1000
-        return (config, None) if needed < left else (None, f'needs {needed:,.0f} s, {max(left, 0):,.0f} s are left')
+        if needed >= left: return None, f'needs {needed:,.0f} s, {max(left, 0):,.0f} s are left'
+        if config.model != 'bert': return config, None
+        later = search.left - reserve - answers             # what fine-tuning has, without this and with it
+        spoilt = fit_to_time(config, n, per_tweet, later/folds) and later - needed < folds*n*per_tweet
+        return (None, f'its {needed:,.0f} s are better spent on fine-tuning') if spoilt else (config, None)
     planned = fit_to_time(config, n, per_tweet, left/folds - 1)
-    if planned is not None: return planned, None
+    if planned is not None: return _without_head(search, planned, per_tweet/4*n), None
     return None, f'one epoch needs {folds*(n*per_tweet + 1):,.0f} s, {max(left, 0):,.0f} s are left'
 
 def _configure(search, candidate, reserve):
