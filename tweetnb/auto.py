@@ -167,6 +167,7 @@ class Found:
     probs:pd.DataFrame # Its probabilities for the validation tweets, float [tweets, labels]
     config:Config # How it was trained
     seconds:float # What it took
+    answers:float # Seconds that it will need for the test tweets
 
 class Search:
     "The state of a search: what was tried, what it gave, and how much time is left"
@@ -199,8 +200,9 @@ class Search:
 
     @property
     def left(self) -> float:
-        "Seconds that are left"
-        return self.seconds - (time.perf_counter() - self.started)
+        "Seconds that are left, without those that the test tweets will take"
+        answers = sum(o.answers for o in self.found.values())
+        return self.seconds - answers - (time.perf_counter() - self.started)
 
     def score(self, probs:pd.DataFrame) -> float:
         "The metric on the validation tweets, turned round where lower is better"
@@ -331,6 +333,14 @@ def _configure(search, candidate, reserve):
         planned,reason = _planned(search, candidate, replace(config, max_len=128), reserve)
     return planned, reason
 
+def _answer_seconds(search, classifier):
+    "Seconds that a classifier needs for the test tweets, by how long a few take"
+    test = search.df[search.df['split'] == 'test']
+    some = test.sample(min(len(test), 256), random_state=search.seed)
+    start = time.perf_counter()
+    classifier.predict_proba(some)
+    return (time.perf_counter() - start)*len(test)/max(len(some), 1)
+
 def _place(search, name): return search.checkpoints/re.sub(r'\W+', '-', name)
 
 def _keep(search, name):
@@ -352,7 +362,9 @@ def _restore(search, name):
                            remedy='Choose another folder.')
     probs = pd.DataFrame(np.load(folder/'probs.npy'), index=search.valid.index, columns=search.labels)
     row = kept['row']
-    search.found[name] = Found(load(folder/'bundle'), probs, Config(**kept['config']), row['seconds'])
+    classifier = load(folder/'bundle')
+    answers = _answer_seconds(search, classifier)
+    search.found[name] = Found(classifier, probs, Config(**kept['config']), row['seconds'], answers)
     search.started -= row['seconds']                        # the budget covers all runs together
     search.add(name, row['score'], row['seconds'], row['note'])
     return True
@@ -371,11 +383,12 @@ def try_candidate(
         if config is None: return skip(f'skipped: {reason}')
         classifier,probs = _try(search, config, search.seed + candidate.seed)
         score = search.score(probs)
+        answers = _answer_seconds(search, classifier)
     except Exception as e:                                  # whatever it is, the other candidates go on
         why = str(e).partition('\n')[0] or type(e).__name__
         return skip(f'failed: {why}')
     seconds = time.perf_counter() - start
-    search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds)
+    search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds, answers)
     search.add(candidate.name, score, seconds, _describe(config, len(search.train)))
     if search.checkpoints: _keep(search, candidate.name)
 
@@ -520,7 +533,7 @@ def train(
     search = Search(df, metric, minutes, seed, device, show, checkpoints)
     even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels)
     search.score(even)                                      # raises for an unknown metric
-    reserve = min(.1*search.seconds, 60)
+    reserve = min(.03*search.seconds, 30)                   # for the ensemble and the temperature
     try:
         if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path())
