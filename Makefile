@@ -22,7 +22,7 @@ check: $(DEV)           ## are notebooks, modules and README in step?
 
 nbtest: $(DEV)          ## every notebook, run from top to bottom, benchmarks on small data
 	@# each in a process of its own: none leans on what another one imported or patched
-	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
+	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA TWEETNB_QUICK=1 OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
 
 pytest: $(DEV)
 	$(BIN)/python -m pytest -q --durations 15
