@@ -22,7 +22,7 @@ _names = {
     'predict_dataset': 'ship.shards',
     'decide': 'ship.bundle', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
-    'sample_path': 'core'}
+    'sample_path': 'core', 'app': 'ship.app'}
 
 # What notebooks want beside these, in `from tweetnb.all import *`
 _more = {

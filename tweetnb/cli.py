@@ -346,11 +346,15 @@ def export(
 @app.command('app')
 def run_app(
     folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle or a folder of them (default: ours).')] = None,
-    port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
+    port:Annotated[int, Option('--port', help='Port of the page.')] = 8501,
+    space:Annotated[Path|None, Option('--space', help='Make a folder for a Hugging Face Space instead.')] = None):
     "Open a page where tweets can be typed, pasted or uploaded."
-    from tweetnb.ship.app import run_app as open_page
+    from tweetnb.ship.app import make_space, run_app as open_page
     from tweetnb.train.encoders import packaged_bundles
-    open_page(folder or packaged_bundles(), port=port)
+    folder = folder or packaged_bundles()
+    if space is None: return open_page(folder, port=port)
+    make_space(folder, space)
+    out.print(f'Wrote {space}. Create a Docker Space at huggingface.co/new-space and push this folder to it.')
 
 @app.command()
 def serve(
