@@ -177,16 +177,17 @@ def house():
             title = (f'{module}\nimports: {", ".join(uses[module]) or "nothing of ours"}\n'
                      f'imported by: {", ".join(used[module]) or "nobody: a way in"}')
             shade = min(.6, .05 + .04*len(used[module]))
-            shapes.append(f'<a href="{Path(notebook).stem}.html"><title>{title}</title><rect class="room" x="{x}" y="{top}"'
-                          f' width="{wide}" height="{tall}" fill-opacity="{shade:.2f}"/><text x="{x + wide/2}" '
-                          f'y="{top + 17}" text-anchor="middle">{number:02} {last}</text></a>')
+            room = f'<rect class="room" x="{x}" y="{top}" width="{wide}" height="{tall}" fill-opacity="{shade:.2f}"/>'
+            words = f'<text x="{x + wide/2}" y="{top + 17}" text-anchor="middle">{number:02} {last}</text>'
+            shapes.append(f'<a href="{Path(notebook).stem}.html"><title>{title}</title>{room}{words}</a>')
         y += height + 5
     size = f'0 0 {left + per*(wide + gap) + 8} {y}'
     svg = f'<svg class="house" viewBox="{size}" role="img" aria-label="The house">{"".join(shapes)}</svg>'
     counts = {(a, b): 0 for a in order for b in order}
     for a, b in arrows: counts[floor(a, known[a][0]), floor(b, known[b][0])] += 1
     grid = ['| | ' + ' | '.join(order) + ' |', '|---|' + '--:|'*len(order)]
-    for a in reversed(order): grid.append(f'| **{a}** imports | ' + ' | '.join(str(counts[a, b] or '') for b in order) + ' |')
+    for a in reversed(order):
+        grid.append(f'| **{a}** imports | ' + ' | '.join(str(counts[a, b] or '') for b in order) + ' |')
     rows = ['| | module | imports | imported by |', '|--:|---|--:|--:|']
     for module, (number, notebook) in sorted(known.items(), key=lambda o: o[1]):
         rows.append(f'| {number:02} | [{module}]({notebook}) | {len(uses[module])} | {len(used[module])} |')

@@ -83,7 +83,8 @@ def parse_settings(
 # %% ../nbs/58_terminal.ipynb #956b6e93
 def _as_options(remedy):
     "Name options where the library names parameters"
-    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names')
+    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names',
+                   device='device', min_precision='min-precision', min_recall='min-recall', coverage='coverage')
     for name,option in options.items():
         remedy = remedy and remedy.replace(f"{name}='", f"--{option} '").replace(f'{name}=', f'--{option} ')
     return remedy
@@ -102,7 +103,7 @@ def _version(wanted:bool):
     extras = versions(_extras.values())
     missing = [name for name,package in _extras.items() if package not in extras]
     print(f'tweetnb {__version__}', *(f'  {name} {o}' for name,o in versions().items()), sep='\n')
-    print('Extras:', *(f'{name} ({package} {extras[package]})' for name,package in _extras.items() if package in extras))
+    print('Extras:', *(f'{name} ({o} {extras[o]})' for name,o in _extras.items() if o in extras))
     if missing: print('Not installed:', *missing, f"— pip install 'tweetnb[{missing[0]}]'")
     raise typer.Exit()
 
@@ -114,7 +115,7 @@ def command_line(
                       context_settings=dict(help_option_names=['-h', '--help']))
     @app.callback()
     def common(
-        version:bool=typer.Option(False, '--version', callback=_version, is_eager=True, help='Print what is installed.'),
+        version:bool=typer.Option(False, '--version', callback=_version, is_eager=True, help='Say what is installed.'),
         debug:bool=typer.Option(False, '--debug', help='Show the whole traceback of an error.')):
         pass
     return app

@@ -471,8 +471,8 @@ def app(
     folder = bundle.path if isinstance(bundle, Classifier) else bundle
     find_bundles(folder)
     call = f'run_app({str(folder)!r}, port=0, **{kwargs!r})'
-    code = f'import sys; from tweetnb.ship.app import run_app; say = sys.stdout.reconfigure(line_buffering=True); {call}'
-    process = subprocess.Popen([sys.executable, '-c', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    code = f'from tweetnb.ship.app import run_app; {call}'
+    process = subprocess.Popen([sys.executable, '-uc', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     atexit.register(process.terminate)
     found = re.search(r'http://[^:]+:(\d+)', process.stdout.readline())
     if not found: raise TweetnbError(process.stderr.read().strip().split('\n')[-1], remedy="'tweetnb app' says more.")
