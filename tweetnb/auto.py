@@ -9,6 +9,7 @@ __all__ = ['make_splits', 'choose_cleaner', 'Candidate', 'ladder', 'plan_epochs'
 # %% ../nbs/56_auto.ipynb #54cea05a
 import json, math, re, time
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -527,6 +528,8 @@ def train(
     checkpoints:str|Path|None=None # Keep every trained candidate in this folder; the same call goes on from there
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
+    if not (isinstance(minutes, Real) and minutes > 0):
+        raise TweetnbError(f'minutes={minutes!r} is not a number above 0', remedy='Write minutes=10.')
     if out is not None: check_writable(out)
     resolve_device(device)
     df = make_splits(_table(data), _table(valid), _table(test), seed)

@@ -10,6 +10,7 @@ import json, time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -77,6 +78,7 @@ _defaults = {
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
     'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
+_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit'.split())
 
 def default_config(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -89,6 +91,10 @@ def default_config(
     for name in changes:
         if name in known: continue
         raise TweetnbError(f'a Config has no field {name!r}', remedy=f"It has {', '.join(known)}.")
+    for name in _positive & changes.keys():
+        value = changes[name]
+        if value is None or isinstance(value, Real) and value > 0: continue
+        raise TweetnbError(f'{name}={value!r} is not a number above 0', remedy="Leave it out for the model's default.")
     usual = {'lr': default_lr(model), **_defaults.get(model, {})}
     params = {**usual.get('params', {}), **changes.get('params', {})}
     return Config(model, **{**usual, **changes, 'params': params})
@@ -336,8 +342,9 @@ def fit(
     if isinstance(config, str): config = default_config(config)
     if '{seed}' in str(config.pretrained):
         config = replace(config, pretrained=config.pretrained.replace('{seed}', str(seed)))
-    if 'split' not in df:
-        raise TweetnbError("the table has no column 'split'", remedy='Make one with split_tweets(df).')
+    makers = dict(label='Read it with read_tweets(…, label=True).', split='Make one with split_tweets(df).')
+    for name,remedy in makers.items():
+        if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=remedy)
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
     start = time.perf_counter()
     rows = _training_rows(config, df, seed)
