@@ -541,7 +541,7 @@ def save_hf(
     hf = hf_form(model, **kwargs)
     with atomic_path(folder, folder=True) as tmp:
         with _quiet(): hf.save_pretrained(tmp)
-        if tokenizer is not None: write_hf_tokenizer(tokenizer, tmp, encoder_limit(hf.base_model), hf, cleaner)
+        if tokenizer is not None: write_hf_tokenizer(tokenizer, tmp, tokenizer.max_len or model.limit(), hf, cleaner)
     return Path(folder)
 
 def write_hf_tokenizer(
@@ -552,7 +552,7 @@ def write_hf_tokenizer(
     cleaner:Cleaner|None=None # Becomes part of the tokenizer, as far as it can be said there
 ):
     "Write a `TweetTokenizer` as a fast tokenizer of Hugging Face, which cleans first"
-    known = dict(unk_token=tokenizer.vocab[tokenizer.unk_id], model_max_length=tokenizer.max_len or max_len)
+    known = dict(unk_token=tokenizer.vocab[tokenizer.unk_id], model_max_length=max_len)
     if hf.config.model_type != 'xlm': known['pad_token'] = tokenizer.vocab[tokenizer.pad_id]  # its mean counts padding
     _transformers().PreTrainedTokenizerFast(
         tokenizer_object=tokenizer.tk, split_special_tokens=True, model_input_names=['input_ids', 'attention_mask'],

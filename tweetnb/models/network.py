@@ -233,7 +233,8 @@ def _hf_state(self:NetworkClassifier, known):
     known['hugging_face'] = dict(architecture=type(hf).__name__, temperature=temperature, left_out=left_out)
     def write(folder):
         hf.config.save_pretrained(folder)
-        write_hf_tokenizer(self.tokenizer, folder, self.max_len or self.model.limit(), hf, self.cleaner)
+        limits = [o for o in (self.max_len, self.tokenizer.max_len, self.model.limit()) if o]
+        write_hf_tokenizer(self.tokenizer, folder, min(limits, default=None), hf, self.cleaner)
     return known, _arrays(hf), write
 
 def _is_count(n): return type(n) is int and n > 0

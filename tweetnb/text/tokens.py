@@ -389,18 +389,16 @@ def save(self:TweetTokenizer,
     "Write `tokenizer.json` and `tweet_tokenizer.json`"
     source,facts = self.source,self.facts
     if cleaner is not None and cleaner.steps:
-        tk,facts = Tokenizer.from_str(source),{**facts, 'cleans': True}
+        tk,facts = Tokenizer.from_str(source),{**facts, 'normalizer': json.loads(source)['normalizer']}
         tk.normalizer = normalizers.Sequence([cleaner.normalizer()[0], *filter(None, [tk.normalizer])])
         source = tk.to_str()
     files = {'tokenizer.json': source, 'tweet_tokenizer.json': json.dumps(facts)}
     for name,text in files.items():
         with atomic_path(Path(folder)/name) as tmp: tmp.write_text(text, encoding='utf-8')
 
-def _without_cleaning(source):
-    "A `tokenizer.json` for others, which begins by cleaning, as it was before"
-    known = json.loads(source)
-    known['normalizer'] = next(iter(known['normalizer']['normalizers'][1:]), None)
-    return Tokenizer.from_str(json.dumps(known)).to_str()
+def _with_normalizer(source, normalizer):
+    "A `tokenizer.json` that begins by cleaning, for others, as it was before"
+    return Tokenizer.from_str(json.dumps({**json.loads(source), 'normalizer': normalizer})).to_str()
 
 @patch(cls_method=True)
 def load(cls:TweetTokenizer,
@@ -411,7 +409,8 @@ def load(cls:TweetTokenizer,
     try:
         source = path.with_name('tokenizer.json').read_text(encoding='utf-8')
         facts = json.loads(path.read_text(encoding='utf-8'))
-        return cls(_without_cleaning(source) if facts.pop('cleans', False) else source, **facts)
+        if 'normalizer' in facts: source = _with_normalizer(source, facts.pop('normalizer'))
+        return cls(source, **facts)
     except Exception as e:  # tokenizers raises nothing narrower
         raise TweetnbError(f'unreadable tokenizer ({e})', path=path, remedy='Save it again.') from e
 
