@@ -34,7 +34,7 @@ nbtest: $(DEV)          ## every notebook, run from top to bottom, benchmarks on
 	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA TWEETNB_QUICK=1 OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
 
 pytest: $(DEV)
-	$(BIN)/python -m pytest -q --durations 15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 15
 
 readme: $(DEV)          ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
