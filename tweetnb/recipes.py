@@ -164,7 +164,8 @@ def load_recipe(
         return Recipe(**values, config=config)
     except FileNotFoundError: raise TweetnbError('no such file', path=path) from None
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise TweetnbError(f'not a recipe ({e})', path=path, remedy='Save one with `recipe(…).save(path)`.') from e
+        why = f'it has no {e}' if isinstance(e, KeyError) else e
+        raise TweetnbError(f'not a recipe ({why})', path=path, remedy='Save one with `recipe(…).save(path)`.') from e
 
 # %% ../nbs/57_recipes.ipynb #0f035d59
 class RecipeResult:
