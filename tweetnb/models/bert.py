@@ -356,6 +356,16 @@ class HFClassifier(TransformerClassifier):
         "The names of the labels, in the order of the logits"
         names = self.model.config.id2label
         return [names[i] for i in range(self.model.config.num_labels)]
+    @torch.no_grad()
+    def order_labels(self,
+        labels:list # Those of the data, by number
+    ):
+        "Put a head that knows the same labels into their order"
+        names,wanted = self.labels,list(map(str, labels))
+        if names == wanted or sorted(names) != sorted(wanted): return
+        state = self.model.state_dict()
+        for name in _last_weights(self.model, len(names)): state[name].copy_(state[name][[*map(names.index, wanted)]])
+        _name_labels(self.model.config, wanted, self.problem_type)
     @property
     def problem_type(self) -> str:
         "'single_label_classification', 'multi_label_classification' or 'regression'"
