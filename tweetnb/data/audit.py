@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastcore.basics import patch
 
-from ..core import TweetnbError
+from ..core import TweetnbError, plot_style
 from ..metrics import is_multilabel
 from .read import SPLITS
 
@@ -569,6 +569,7 @@ def _length_edges(longest, bins=40):
 
 # %% ../../nbs/06_audit.ipynb #9be67474
 @patch
+@plot_style()
 def plot(self:Audit,
     classes:int=20 # Maximum number of classes to show
 ): # The axes
