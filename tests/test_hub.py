@@ -229,7 +229,8 @@ def test_a_bundle_of_a_transformer_is_a_folder_of_hugging_face(arch, more, probl
     folder = ours.save(tmp_path/'moods', license='mit')
     probs = ours.predict_proba(wild)
     again = tn.load(folder, 'cpu')
-    assert again.temperature == ours.temperature and again.tokenizer.fingerprint() == tokenizer.fingerprint()
+    assert again.temperature == ours.temperature
+    assert again.tokenizer.fingerprint() == tokenizer.fingerprint()
     assert np.allclose(again.predict_proba(wild), probs, atol=1e-6)
     assert np.allclose(tn.load(again.save(tmp_path/'twice'), 'cpu').predict_proba(wild), probs, atol=1e-6)
     pipe = transformers.pipeline('text-classification', model=str(folder), top_k=None, truncation=True)

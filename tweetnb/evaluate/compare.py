@@ -269,7 +269,8 @@ def _score_ready(name, classifier, df, seed):
     rows,start = df[df['split'] == scored_split(df)],time.perf_counter()
     probs = classifier.predict_proba(rows)
     speed,config = len(rows)/(time.perf_counter() - start),dict(model=classifier.arch)
-    known = dict(model=name, seed=seed, seconds=0., tweets_per_second=speed, parameters=classifier.parameters, config=config)
+    known = dict(model=name, seed=seed, seconds=0., tweets_per_second=speed, config=config,
+                 parameters=classifier.parameters)
     scores = classifier.score(rows['label'], probs)
     return {**known, **scores.to_dict()}, probs.rename(columns=str).reset_index(drop=True)
 

@@ -130,7 +130,8 @@ class Pretraining:
         own = self.model.take_head(pretrained)
         self.model.to(self.device)
         new = [p for name,p in self.model.named_parameters() if not name.startswith('encoder.')]
-        groups = [dict(params=self.model.encoder.parameters(), lr_factor=1), dict(params=new, lr_factor=1 if own else 10)]
+        of_head = dict(params=new, lr_factor=1 if own else 10)
+        groups = [dict(params=self.model.encoder.parameters(), lr_factor=1), of_head]
         self.opt = torch.optim.AdamW(groups, lr=lr, fused=True)
         self.step = 0
         self.steps = epochs*len(self.sampler)
