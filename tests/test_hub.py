@@ -187,7 +187,8 @@ def test_round_trip(hub, transformer, tmp_path):
     env = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1',
            'HF_HUB_DISABLE_XET': '1'}
     def ask(what, **more):
-        command = [sys.executable, '-c', code, json.dumps(texts), json.dumps({k: str(v) for k,v in kinds.items()}), what]
+        folders = {k: str(v) for k,v in kinds.items()}
+        command = [sys.executable, '-c', code, json.dumps(texts), json.dumps(folders), what]
         res = subprocess.run(command, env=env | more, capture_output=True, text=True)
         assert res.returncode == 0, res.stderr[-3000:]
         return json.loads(res.stdout.splitlines()[-1])
