@@ -37,6 +37,7 @@ from ..ship.bundle import combine, load
 from ..text.block import TweetDataLoaders
 from ..text.tokens import TweetTokenizer
 from ..text.vectors import embedding_matrix
+from .callbacks import TimeLimit
 from .devices import active_runner, runner
 from .learner import TweetLearner, default_lr, tweet_learner
 from .losses import class_weights, tweet_loss
@@ -66,6 +67,7 @@ class Config:
     patience:int|None = None # Stop after this many epochs without a better validation loss
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
+    seconds:float|None = None # End the training after so many; the learning rate follows the clock
 
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
@@ -98,7 +100,8 @@ def default_config(
     return Config(model, **{**usual, **changes, 'params': params})
 
 # %% ../../nbs/50_fit.ipynb #34545e82
-_for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe'}
+_for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe',
+                 'seconds'}
 
 def config_from(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -202,6 +205,7 @@ def train(self:Config,
     "Train a learner as configured"
     cbs = list(cbs)
     if self.clip: cbs.append(GradientClip(self.clip))
+    if self.seconds: cbs.append(TimeLimit(self.seconds))
     if self.patience is not None: cbs.append(EarlyStoppingCallback('valid_loss', patience=self.patience))
     lr = _rates(self, learn)
     epochs = self.epochs or 5
