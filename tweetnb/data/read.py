@@ -600,7 +600,7 @@ def _sniff_file(path):
     if magic == b'PAR1': return 'parquet'
     if magic == b'PK\3\4' and _suffix(path) == '.xlsx': return 'xlsx'
     head = [l for l in _head(path) if l.strip()]
-    if not head: raise TweetnbError('the file is empty', path=path)
+    if not head: raise TweetnbError('the file is empty', path=path, remedy='Check the path, or write it again.')
     if head[0].startswith('<START>'): return 'emojifydata'
     if head[0].lstrip().startswith('{') or _suffix(path) in ('.json', '.jsonl', '.ndjson'): return 'jsonl'
     if path.name.endswith('_text.txt') and path.with_name(path.name[:-9] + '_labels.txt').exists(): return 'tweeteval'

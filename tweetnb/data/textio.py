@@ -307,7 +307,8 @@ def text_blocks(
 ) -> Iterator[tuple[int, bytes]]: # Pairs (number of the first line, UTF-8 bytes up to a line end)
     "Read a text file in blocks of UTF-8; raises `TweetnbError` if it is empty, corrupt or not text"
     with open_bytes(path) as f: head = read_some(f, 1 << 16, path)
-    if not head.strip(b'\xef\xbb\xbf\xff\xfe \t\r\n'): raise TweetnbError('the file is empty', path=path)
+    if not head.strip(b'\xef\xbb\xbf\xff\xfe \t\r\n'):
+        raise TweetnbError('the file is empty', path=path, remedy='Check the path, or write it again.')
     encoding = _known(encoding, path) or wide_encoding(head)
     if encoding and encoding.startswith(('utf-16', 'utf-32')):
         report['encoding'] = encoding

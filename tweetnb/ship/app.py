@@ -60,22 +60,25 @@ def load_cached(
 def _emoji_words(alias): return alias.strip(':').replace('_', ' ')
 
 def emoji_and_name(
-    label:str|int # As the bundle has it: `positive`, `:joy:`, `thinking_face`, `😂`, `-1`
+    label:str|int, # As the bundle has it: `positive`, `:joy:`, `thinking_face`, `😂`, `-1`
+    coded:bool=False # Is a single word the name of an emoji? (`joy` is 😂 in one bundle and a feeling in another)
 ) -> tuple: # (emoji or '', name)
     "Return the emoji that a label stands for, and the label's name"
     label = str(label)
     if emoji.is_emoji(label): return label, _emoji_words(emoji.demojize(label))
-    is_name = '_' in label and ':' not in label
+    is_name = (coded or '_' in label) and ':' not in label
     shown = emoji.emojize(f':{label}:' if is_name else label, language='alias')
     return (shown, _emoji_words(label)) if emoji.is_emoji(shown) else ('', label)
 
 # %% ../../nbs/34_app.ipynb #6683aca9
-def _label_html(label): return ' '.join(escape(part[:80]) for part in emoji_and_name(label) if part)
+def _label_html(label, coded=False): return ' '.join(escape(o[:80]) for o in emoji_and_name(label, coded) if o)
 
-def _bar_html(label, p):
+def _coded(labels): return any('_' in str(o) and emoji_and_name(o)[0] for o in labels)
+
+def _bar_html(label, p, coded):
     "One bar with its label and its percentage"
     bar = f'<span class="tw-bar"><i style="width:{p:.1%}"></i></span>'
-    return f'<div class="tw-row"><span>{_label_html(label)}</span>{bar}<span>{p:.0%}</span></div>'
+    return f'<div class="tw-row"><span>{_label_html(label, coded)}</span>{bar}<span>{p:.0%}</span></div>'
 
 def probability_bars(
     probs:dict, # Label -> probability
@@ -85,7 +88,7 @@ def probability_bars(
     "Draw probabilities as bars, the largest first"
     ranked = sorted(probs.items(), key=lambda item: -item[1])
     if len(ranked) == most + 1: most += 1                                # one more bar takes no more room than the line
-    bars = ''.join(_bar_html(label, p) for label,p in ranked[:most])
+    bars = ''.join(_bar_html(label, p, _coded(probs)) for label,p in ranked[:most])
     rest = [p for _,p in ranked[most:]]
     share = f'with at most {max(rest, default=0):.0%} each' if multilabel else f'share {sum(rest):.0%}'
     if rest: bars += f'<div class="tw-rest">{len(rest)} more {share}</div>'
@@ -117,7 +120,7 @@ def _answer_html(name, probs, why, said):
     head = f'<h4>{escape(name)}</h4>' if name else ''
     label = said.get('label', max(probs, key=probs.get))
     several = isinstance(label, tuple)
-    answer = ' · '.join(map(_label_html, label if several else [label])) or 'no label'
+    answer = ' · '.join(_label_html(o, _coded(probs)) for o in (label if several else [label])) or 'no label'
     possible = [_label_html(o) for o in said.get('set', '').split('|') if o]
     if 'set' in said: head += f'<div class="tw-rest">possible: {", ".join(possible) or "none"}</div>'
     bars = probability_bars(probs, multilabel=several)
@@ -267,7 +270,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
     "Type or paste tweets"
     with st.form('tweets', border=False):
         example = 'What a lovely morning 😍\nThe bus is late, again'
-        text = st.text_area('Tweets, one per line', height=110, placeholder=example)
+        text = st.text_area('Tweets, one per line', height=130, placeholder=example)
         left,right = st.columns([1, 2], vertical_alignment='center')
         with left: st.form_submit_button('Classify', type='primary', width='stretch', help='Ctrl + Enter')
         with right: explained = st.toggle('Show which words mattered', value=True)
@@ -394,9 +397,10 @@ def _correct_labels(st, key, texts, classifiers):
     "Collect right labels, and save them as a file to train on"
     kept = st.session_state.setdefault('corrections', {})
     labels = list(dict.fromkeys(label for o in classifiers.values() for label in o.labels))
+    def show(label): return ' '.join(filter(None, emoji_and_name(label, _coded(labels))))
     with st.expander('Is a label wrong?'), st.form(f'{key} corrections', border=False):
         text = st.selectbox('Tweet', list(dict.fromkeys(texts)))
-        label = st.selectbox('Right label', labels, format_func=lambda o: ' '.join(filter(None, emoji_and_name(o))))
+        label = st.selectbox('Right label', labels, format_func=show)
         if st.form_submit_button('Keep') and text: kept[text] = label
     if not kept: return
     data = pd.DataFrame(kept.items(), columns=['text', 'label']).to_csv(index=False).encode()
