@@ -22,7 +22,7 @@ from ..core import TweetnbError, progress
 from ..data.clean import Cleaner
 from ..hardware import precisions, resolve_device
 from .attribution import Attribution, Attributions, label_positions
-from .classifier import Classifier, as_texts
+from .classifier import NUMBERS, Classifier, as_texts
 from .gradients import attention_weights, attribution_methods, evaluation_mode, token_weights
 from .recurrent import count_parameters, create_model
 from ..text.batches import BucketSampler, pad_rows
@@ -98,13 +98,14 @@ def _answers(self:NetworkClassifier, texts, bs):
 
 @patch
 def _probs(self:NetworkClassifier, texts, bs):
-    res = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+    res = np.empty((len(texts), len(self.columns)), dtype=np.float32)
     for rows,logits in self._answers(texts, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return res
 
 @patch
 def _normalise(self:NetworkClassifier, logits):
-    "Turn logits into probabilities: of one label among all, or of each on its own"
+    "Turn logits into probabilities, of one label among all or of each on its own; numbers stay as they are"
+    if self.numbers: return logits
     return logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 @patch
@@ -161,7 +162,8 @@ def _attribution(self:NetworkClassifier, text, read, ids, weights, limit, **know
 def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
     "Attributions in batches of similar length; `weigh` gives probabilities, targets, weights and totals of a batch"
     texts = as_texts(tweets).tolist()
-    wanted = torch.from_numpy(label_positions(self.labels, label, len(texts)))
+    wanted = torch.from_numpy(label_positions(self.columns, label, len(texts)))
+    mean,deviation = self.scale
     limit = min(max_len, self.max_len or max_len)
     read,store = self._encode(texts, limit)
     order = np.argsort(store.lengths, kind='stable')
@@ -173,9 +175,11 @@ def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
             probs,target,weights,total = weigh(ids, lengths, wanted[rows].to(self.device))
             for j,i in enumerate(rows):
                 k = int(target[j])
-                sums = None if total is None else float(total[j])
-                known = dict(label=self.labels[k], confidence=float(probs[j,k]), method=method, total=sums)
-                res[i] = self._attribution(texts[i], read[i], store[i], weights[j,:len(store[i])], limit, **known)
+                sums = None if total is None else deviation*float(total[j])
+                sure = mean + deviation*float(probs[j,k])
+                known = dict(label=self.columns[k], confidence=sure, method=method, total=sums, number=self.numbers)
+                parts = deviation*weights[j,:len(store[i])]
+                res[i] = self._attribution(texts[i], read[i], store[i], parts, limit, **known)
             bar.update(len(rows))
     return res
 
@@ -233,10 +237,11 @@ def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, 
     "Read what `_state` told; raise `TweetnbError` if the parts do not fit together"
     _check_lengths(info['max_len'], info['widths'])
     config,labels = info['model'],info['labels']
+    if info.get('problem_type') in NUMBERS: labels = ['number']
     model,tokenizer = create_model(**config), TweetTokenizer.load(folder)
     if len(labels) != config['n_labels'] or len(tokenizer) != config['n_vocab']:
         raise TweetnbError(f'{len(labels)} labels and {len(tokenizer)} tokens do not fit the model')
     mapped = os.name == 'posix'          # weights stay in the file, and processes share them
     model.load_state_dict(load_file(folder/'model.safetensors'), assign=mapped)
     model.config = config
-    return cls(model, tokenizer, cleaner, labels, info['max_len'], info['widths'], info, device)
+    return cls(model, tokenizer, cleaner, info['labels'], info['max_len'], info['widths'], info, device)
