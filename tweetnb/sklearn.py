@@ -220,7 +220,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         y = pd.Series(as_numbers(column_or_1d(y, warn=True)), dtype='Float64')
         texts = _texts(X)
         check_consistent_length(texts, y)
-        if not texts: raise TweetnbError('there are no tweets to learn from')
+        if len(texts) < 2: raise TweetnbError('a regression of one sample learns nothing', remedy='Give more tweets.')
         weight,seed = _weights(sample_weight, len(y)), _seed(self.random_state)
         table,linear = pd.DataFrame({'text': texts, 'label': y}), self.model == 'tfidf'
         if weight is not None and not linear: table = table.iloc[_resample(weight, seed)].reset_index(drop=True)

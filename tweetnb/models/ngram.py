@@ -142,7 +142,7 @@ class _Tables:
 
     def logits(self, hidden): return torch.addmm(self.bias, hidden, self.weight.T)
 
-    def step(self, ids, places, hidden, error, lr, scale):
+    def step(self, ids, places, hidden, error, lr, scale, most=64):
         "Move the weights against the gradient, where `error` is that of the logits"
         sizes = places.diff()
         tweet = torch.repeat_interleave(sizes)
@@ -150,7 +150,7 @@ class _Tables:
         share = torch.sparse_coo_tensor(torch.stack([ids, tweet]), values, (len(self.rows), len(sizes)),
                                         check_invariants=False)
         self.rows.addmm_(share, error @ self.weight, alpha=-lr)
-        lr *= min(1, 64/len(sizes))                       # every tweet of the batch moves the head
+        lr *= min(1, most/len(sizes))                     # every tweet of the batch moves the head
         self.weight.addmm_(error.T, hidden, alpha=-lr)
         self.bias.sub_(error.sum(0), alpha=lr)
 
@@ -245,7 +245,7 @@ def fit_ngram(
                     logp = logits.log_softmax(1)
                     error = (logp.exp() - target)*importance[picked]
                     total -= (logp*target).sum()
-                tables.step(ids, places, hidden, error, lr*(1 - step/steps), scale)
+                tables.step(ids, places, hidden, error, lr*(1 - step/steps), scale, 4 if numbers else 64)
                 step += 1
             history.append(dict(epoch=epoch, train_loss=total.item()/len(store)))
             if not np.isfinite(history[-1]['train_loss']):

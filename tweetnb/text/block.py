@@ -9,6 +9,7 @@ __all__ = ['trained_labels', 'label_numbers', 'TweetDataset', 'TweetDL', 'TweetT
 # %% ../../nbs/15_block.ipynb #6a504e84
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -129,7 +130,8 @@ def _column_values(tl, default):
     if isinstance(tl.items, pd.DataFrame) and isinstance(reader, ColReader):
         name = reader.cols[0]
         return tl.items[name].tolist(), name
-    return [reader(o) for o in tl.items], default
+    rows = tl.items if not isinstance(tl.items, pd.DataFrame) else (row for _,row in tl.items.iterrows())
+    return [reader(o) for o in rows], default
 
 def _raw_columns(dsets):
     "Texts and labels of fastai `Datasets`, before their transforms, and the names of their columns"
@@ -502,7 +504,20 @@ def from_csv(cls:TweetDataLoaders,
     **kwargs # Parameters of `TweetDataLoaders.from_df`
 ) -> TweetDataLoaders:
     "Make loaders from a file"
+    in_folder = isinstance(path, (str, os.PathLike)) and isinstance(text_col, str) and (Path(path)/text_col).is_file()
+    if in_folder: path,text_col = Path(path)/text_col, None                # fastai's from_csv(path, 'tweets.csv')
     return cls.from_df(read_tweets(path, text=text_col, label=label_col or True), **kwargs)
+
+@patch(cls_method=True)
+def from_folder(cls:TweetDataLoaders,
+    path, # A folder with a folder of text files for each label, perhaps within `train` and `test`
+    valid:str='valid', # The split to validate on, such as 'test'; without it, a share is held out
+    **kwargs # Parameters of `TweetDataLoaders.from_df`
+) -> TweetDataLoaders:
+    "Make loaders from a folder per label"
+    df = read_tweets(path, label=True)
+    if 'split' in df: df = df.assign(split=df['split'].replace({valid: 'valid', '': 'train'}))
+    return cls.from_df(df, **kwargs)
 
 @patch(cls_method=True)
 def from_hf(cls:TweetDataLoaders,
