@@ -1,6 +1,5 @@
 "Numbers and ordered labels, from a file to a bundle: every way in, every kind of model, every way out"
-import asyncio, json, os
-from dataclasses import replace
+import json, os
 from pathlib import Path
 
 import numpy as np
@@ -129,7 +128,8 @@ def test_cuts_are_the_best_there_are():
 
 ENCODER = dict(model_type='bert', hidden_size=32, num_hidden_layers=1, num_attention_heads=2, intermediate_size=64)
 CONFIGS = dict(ngram=default_config('ngram', epochs=20), bilstm=default_config('bilstm', epochs=6, lr=1e-2),
-               bert=default_config('bert', tokens='word', params=dict(encoder=ENCODER), lr=5e-3, head_lr=5e-3, epochs=8),
+               bert=default_config('bert', tokens='word', params=dict(encoder=ENCODER), lr=5e-3, head_lr=5e-3,
+                                   epochs=8),
                probe=default_config('subword', pretrained=str(encoder_path()), tokens='pretrained', probe='only'))
 
 def check_numbers(result, table, folder, least):
@@ -165,13 +165,14 @@ def test_networks(name, table, tmp_path):
 def test_ordered_labels_are_the_callers_own(name, ranked, ordinal, tmp_path):
     result = ordinal if name == 'tfidf' else fit(CONFIGS[name], ranked, device='cpu')
     test,model = ranked[ranked['split'] == 'test'], result.classifier
-    assert model.problem_type == 'ordinal' and model.labels == ['--', '-', '0', '+', '++'] and len(model.thresholds) == 4
+    assert model.problem_type == 'ordinal' and len(model.thresholds) == 4
+    assert model.labels == ['--', '-', '0', '+', '++']
     answers = model.predict(test)
     assert list(answers) == ['label', 'number'] and set(answers['label']) <= set(model.labels)
     scores = result.scores['test']
     assert type(scores) is OrdinalScores and scores.metrics['kappa'] > .5 and scores.metrics['macro_mae'] < .9
     again = tn.load(result.save(tmp_path/'b'), device='cpu')
-    assert again.predict(test).equals(answers) or np.allclose(again.predict(test)['number'], answers['number'], atol=1e-4)
+    assert np.allclose(again.predict(test)['number'], answers['number'], atol=1e-4)
     assert again.scores(test.assign(label=test['label'].astype(str))).metrics == pytest.approx(scores.metrics, abs=.02)
 
 def test_whole_numbers_become_numbers_or_ranks_when_asked(table):
@@ -227,7 +228,8 @@ def test_what_makes_no_sense_for_numbers_says_the_way(linear, table, tmp_path):
 # --- comparing -------------------------------------------------------------------------------------------------------
 
 def test_compare_ranks_models_of_numbers_of_ordered_and_of_several_labels(table, ranked, tmp_path):
-    found = tn.compare(table, dict(tfidf='tfidf', ngram=CONFIGS['ngram'], mean=('tfidf', 'ngram')), seeds=2, folder=tmp_path)
+    models = dict(tfidf='tfidf', ngram=CONFIGS['ngram'], mean=('tfidf', 'ngram'))
+    found = tn.compare(table, models, seeds=2, folder=tmp_path)
     assert found.metric == 'pearson' and list(found.table)[:3] == ['pearson', '±', '95 %'] and len(found.table) == 3
     assert found.table['pearson'].is_monotonic_decreasing and (tmp_path/'leaderboard.md').is_file()
     assert 'mae' in found.table and found.table['p, tfidf'].notna().all()
@@ -236,7 +238,8 @@ def test_compare_ranks_models_of_numbers_of_ordered_and_of_several_labels(table,
     tags = table['text'].map(lambda o: tuple(sorted({w for w in o.split() if w in MOODS})))
     found = tn.compare(table.assign(label=tags), ['tfidf', 'ngram'], seeds=1, metric='micro_f1')
     assert found.table['micro_f1'].max() > .9 and list(found.table)[3:5] == ['macro_f1', 'subset_accuracy']
-    with pytest.raises(TweetnbError, match='Choose from pearson, spearman'): tn.compare(table, ['tfidf'], 1, metric='accuracy')
+    with pytest.raises(TweetnbError, match='Choose from pearson, spearman'):
+        tn.compare(table, ['tfidf'], 1, metric='accuracy')
 
 
 # --- ways in and out -------------------------------------------------------------------------------------------------
@@ -357,6 +360,6 @@ def test_real_moods_in_their_order_are_missed_by_less_than_by_a_classifier():
     logistic = theirs(LogisticRegression(C=3, max_iter=1000, class_weight='balanced'))
     ridge,logit = [OrdinalScores(test['label'].astype(int), o, [0, 1, 2]).metrics for o in (rounded, logistic)]
     number = np.corrcoef(result.probs('test')['number'], test['label'].astype(int))[0, 1]
-    print({o: (round(ours[o], 3), round(ridge[o], 3), round(logit[o], 3)) for o in ('macro_mae', 'kappa', 'pearson')}, number)
+    print(pd.DataFrame(dict(ours=ours, ridge=ridge, logistic=logit)).round(3), f'Pearson of the number {number:.3f}')
     assert ours['macro_mae'] < min(ridge['macro_mae'], logit['macro_mae'])
     assert ours['kappa'] > ridge['kappa']

@@ -201,7 +201,8 @@ class Search:
         labels = self.train['label']
         self.numbers,self.ordinal = is_numbers(labels), is_ordinal(labels)
         self.plain = not (is_multilabel(labels) or self.numbers or self.ordinal)       # one label of no order a tweet
-        self.labels = labels.cat.categories.tolist() if self.ordinal else sorted(set(labels.explode().dropna()), key=str)
+        self.labels = sorted(set(labels.explode().dropna()), key=str)
+        if self.ordinal: self.labels = labels.cat.categories.tolist()
         if self.numbers: self.labels = ['number']
         self.columns = ['number'] if self.ordinal else self.labels
         self.key = fingerprint(metric, str(seed), df[['text', 'label', 'split']].to_json())
@@ -326,7 +327,8 @@ def _planned(search, candidate, config, reserve):
 def _configure(search, candidate, reserve):
     "The configuration of a candidate that suits metric, texts and time, or `None` and the reason"
     config = _for_metric(candidate.config, search.metric) if search.plain else candidate.config
-    if search.numbers or search.ordinal: config = replace(config, params={k: v for k,v in config.params.items() if k != 'C'})
+    params = {k: v for k,v in config.params.items() if k != 'C'}                # a ridge has strengths of its own
+    if search.numbers or search.ordinal: config = replace(config, params=params)
     some = search.train['text'].sample(min(len(search.train), 1000), random_state=search.seed).tolist()
     config = _for_length(config, some)
     planned,reason = _planned(search, candidate, config, reserve)

@@ -32,9 +32,9 @@ Out = Annotated[Path, Option('--out', help='Where the bundle goes; an older bund
 TextColumn = Annotated[str|None, _Reading('--text', help='Text column (auto-detected).')]
 LabelColumn = Annotated[str|None, _Reading('--label', help='Label column (auto-detected); or joy,anger of 0 and 1.')]
 LabelDelim = Annotated[str|None, _Reading('--label-delim', help='Separates several labels a tweet.')]
-ProblemType = Annotated[str|None, _Reading('--problem-type', help='regression for numbers, ordinal for labels in order.')]
+ProblemType = Annotated[str|None, _Reading('--problem-type', help='regression for numbers, ordinal for an order.')]
 Names = Annotated[str|None, _Reading('--names', help='Names of labels: 0=negative,4=positive.')]
-Columns = Annotated[str|None, _Reading('--columns', help='Names of all columns of a file without a header: text,label.')]
+Columns = Annotated[str|None, _Reading('--columns', help='All columns of a file without a header: text,label.')]
 Format = Annotated[str|None, _Reading('--format', help='Layout of the file (auto-detected).')]
 Limit = Annotated[int|None, _Reading('--limit', min=1, help='Read at most this many rows.')]
 Device = Annotated[str, Option('--device', help="'auto' for a GPU if there is one, cpu, cuda or xla.")]
@@ -78,7 +78,8 @@ def train(
     df = _read(file, text, label or True, names, format, limit, delim=delim, problem=problem, columns=columns)
     problem = _problem_of(df)
     more = {k: o for k,o in dict(valid=valid, test=test).items() if o}
-    others = {k: _read(o, text, label or True, names, format, delim=delim, problem=problem, columns=columns) for k,o in more.items()}
+    how = dict(delim=delim, problem=problem, columns=columns)
+    others = {k: _read(o, text, label or True, names, format, **how) for k,o in more.items()}
     if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints)
     else:
         changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))

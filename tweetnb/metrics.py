@@ -621,7 +621,7 @@ def metric_value(
         if probs is None: raise TweetnbError(f'{name} needs probabilities', remedy='Give a DataFrame of them.')
         return _probability_metrics[name](probs, true)
     if is_numbers(true): return _known(name, Scores(true, answers if probs is None else probs.iloc[:,0], ()))
-    if labels is None and is_ordinal(true): labels = true.dtype.categories if isinstance(true, pd.Series) else true.categories
+    if labels is None and is_ordinal(true): labels = true.dtype.categories
     if labels is None and probs is None: raise TweetnbError('predicted labels need `labels`, which the model knows')
     labels = np.asarray(probs.columns if labels is None else labels, dtype=object).tolist()
     if probs is None: pred = answers

@@ -83,7 +83,8 @@ def parse_settings(
 # %% ../nbs/58_terminal.ipynb #956b6e93
 def _as_options(remedy):
     "Name options where the library names parameters"
-    options = dict(problem_type='problem-type', columns='columns', text='text', label_delim='label-delim', label='label', format='format', label_names='names')
+    options = dict(problem_type='problem-type', columns='columns', text='text', label_delim='label-delim',
+                   label='label', format='format', label_names='names')
     for name,option in options.items():
         remedy = remedy and remedy.replace(f"{name}='", f"--{option} '").replace(f'{name}=', f'--{option} ')
     return remedy

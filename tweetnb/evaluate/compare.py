@@ -102,7 +102,8 @@ def _shown(labels):
     "The metrics of the leaderboard"
     if is_numbers(labels): return 'pearson', 'spearman', 'mae', 'r2'
     if is_ordinal(labels): return 'macro_mae', 'kappa', 'pearson', 'accuracy'
-    return ('macro_f1', 'micro_f1', 'subset_accuracy') if is_multilabel(labels) else ('accuracy', 'macro_f1', 'macro_recall')
+    if is_multilabel(labels): return 'macro_f1', 'micro_f1', 'subset_accuracy'
+    return 'accuracy', 'macro_f1', 'macro_recall'
 
 class Comparison:
     "The runs of several models on the same tweets"

@@ -133,7 +133,7 @@ def _card_limitations(info, name):
     lines = [f'It knows only the labels above and answers with {answer} of them, whatever the text and its language.',
              'The scores hold for tweets like those it was evaluated on; expect less at other times and topics.',
              'A high probability is not a guarantee: calibrate before a threshold decides about people.']
-    if kind in ('regression', 'ordinal'): lines[2] = 'It gives no probabilities: how sure it is of a tweet is not known.'
+    if kind in ('regression', 'ordinal'): lines[2] = 'It gives no probabilities: how sure it is is not known.'
     if kind == 'regression': lines[0] = 'It answers with a number, whatever the text and its language.'
     golden = len(info.get('golden', {}).get('tweets', []))
     if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')

@@ -215,7 +215,7 @@ def fit_ngram(
     class_weight=None, # A weight per label, float [labels]
     patience:int|None=None, # Stop after this many epochs without a lower validation loss, and go back to the best
     crowd:float=4. # Occurrences of a row in a batch from which its step is divided
-) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy` and `macro_recall`, `lrap` or `pearson`
+) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy`, `lrap`, …
     "Train by sparse gradient descent on one core; raises `TweetnbError` if the loss is no longer finite"
     epochs = epochs or max(5, min(50, 100_000//len(store)))
     y = torch.as_tensor(np.asarray(y))

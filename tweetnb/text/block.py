@@ -18,8 +18,9 @@ from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, DisplayedTransform
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
-from fastai.torch_core import display_df, to_detach, to_device
+from fastai.torch_core import TensorCategory, TitledStr, display_df, to_detach, to_device
 from fastcore.basics import detuplify, patch
+from fastcore.foundation import L
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner
@@ -61,7 +62,7 @@ def label_numbers(
     values:Iterable, # Labels, list, array or Series; tuples of them for several a tweet
     labels:list, # The trained labels, by number
     scale:tuple|None=None # Of numbers and ordered labels: mean and deviation of those in training
-) -> np.ndarray: # int64 [values], -100 for a missing label or one that is not in `labels`; or float32, [values, labels] or [values]
+) -> np.ndarray: # int64 [values], -100 for one that `labels` lacks; or float32 [values, labels] or [values]
     "Convert labels to numbers, to zeros and ones where a tweet has several, to standardised targets with a scale"
     if scale: return ((number_targets(values, labels) - scale[0])/scale[1]).astype(np.float32)
     if is_multilabel(values): return label_matrix(values, labels).astype(np.float32)
@@ -74,6 +75,11 @@ def label_numbers(
     return np.where(numbers < 0, -100, numbers)
 
 # %% ../../nbs/15_block.ipynb #f6708652
+class _Labels(list):
+    "Labels by number; fastai asks for the number of each"
+    @property
+    def o2i(self) -> dict: return {label: i for i,label in enumerate(self)}
+
 class TweetDataset:
     "Tokenized tweets with their labels, and the means to treat new tweets alike"
     n_inp = 2
@@ -90,7 +96,7 @@ class TweetDataset:
     ):
         self.scale = scale
         self.store = store if store is not None else tokenizer.encode(texts, max_len=max_len)
-        self.texts,self.labels,self.tokenizer = texts,_python_values(labels),tokenizer
+        self.texts,self.labels,self.tokenizer = texts,_Labels(_python_values(labels)),tokenizer
         self.cleaner,self.max_len,self.columns = cleaner or Cleaner([]),max_len,columns
         self.y = None if y is None else torch.as_tensor(np.asarray(y))
         if y is not None and self.y.ndim == 1: self.y = self.y.float() if scale else self.y.long()
@@ -112,6 +118,13 @@ class TweetDataset:
     def vocab(self) -> list:
         "Tokens and labels by number, as in fastai"
         return [self.tokenizer.vocab, self.labels]
+
+    @property
+    def items(self) -> pd.DataFrame:
+        "Texts and labels, for fastai's `Interpretation`"
+        y = [None]*len(self) if self.y is None else [self.label_of(o) for o in self.y]
+        texts = [self.tokenizer.decode(o) for o in self.store] if self.texts is None else self.texts
+        return pd.DataFrame(dict(zip(self.columns, (texts, y))))
 
     @property
     def c(self) -> int:
@@ -215,7 +228,7 @@ class TweetDL(TfmdDL):
         ids,lengths = pad_rows(ds.store, rows, width, ds.tokenizer.pad_id)
         if ds.y is None: return ids, lengths
         y = ds.y[rows]
-        if not y.is_floating_point(): y[n:] = -100             # of several labels or numbers, those of a repeated tweet stay
+        if not y.is_floating_point(): y[n:] = -100             # others of a repeated tweet stay
         return ids, lengths, y
 
 # %% ../../nbs/15_block.ipynb #96f694d7
@@ -319,17 +332,19 @@ def decode_batch(self:TweetDL,
     "Decode tweets and labels"
     ids,lengths,*y = [o.cpu() for o in b]
     n = min(max_n, len(ids))
-    labels = [self._label(o) for o in y[0][:n]] if y else [None]*n
+    labels = [self.dataset.label_of(o) for o in y[0][:n]] if y else [None]*n
     texts = [self.dataset.tokenizer.decode(ids[i,:lengths[i]]) for i in range(n)]
     return list(zip(texts, lengths[:n].tolist(), labels))
 
 @patch
-def _label(self:TweetDL, y):
-    "The label with a number, the labels with a 1, or the number or ordered label of a target"
-    names,scale = self.dataset.labels, self.dataset.scale
+def label_of(self:TweetDataset,
+    y # One label number, a row of zeros and ones, or a standardised number
+) -> object: # `None` for a label that was not trained
+    "Name the label with a number, the labels with a 1, or the number or ordered label of a target"
+    names,scale = self.labels, self.scale
     if scale:
         number = scale[0] + scale[1]*float(y)
-        if self.dataset.problem_type == 'regression': return round(number, 4)
+        if self.problem_type == 'regression': return round(number, 4)
         return names[int(np.clip(round(number), 0, len(names) - 1))]
     if y.ndim: return tuple(names[i] for i in y.nonzero()[:,0])
     return names[int(y)] if y >= 0 else None
@@ -356,6 +371,14 @@ def show_results(self:TweetDL,
     inputs = b[:self.n_inp]
     predicted = [label for _,_,label in self.decode_batch((*inputs, detuplify(out)), max_n)]
     display_df(table.assign(predicted=predicted))
+
+@patch
+def _pre_show_batch(self:TweetDL, b, max_n=9):
+    "What fastai's `plot_top_losses` shows of a batch: text, true and predicted label"
+    import fastai.text.learner                             # which knows how to show texts
+    from fastai.text.data import TensorText
+    rows = [[TitledStr(o) for o in (text, label, label)] for text,_,label in self.decode_batch(b, max_n)]
+    return TensorText(b[0]), TensorCategory(b[-1]), L(map(tuple, rows))
 
 # %% ../../nbs/15_block.ipynb #4dc80aa9
 class TweetTransform(DisplayedTransform):

@@ -349,7 +349,8 @@ def fit(
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
     result = TrainResult(config, seed, classifier, df, seconds, history, learn)
-    if classifier.multilabel or classifier.numbers: classifier.choose(result.probs('valid'), result.rows('valid')['label'])
+    if classifier.multilabel or classifier.numbers:
+        classifier.choose(result.probs('valid'), result.rows('valid')['label'])
     return result
 
 def _fit_ngram(config, df, seed):

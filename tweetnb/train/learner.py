@@ -227,7 +227,7 @@ def scores(self:TweetLearner,
     if valid.scale:
         mean,deviation = valid.scale
         true = mean + deviation*valid.y.numpy() if df is None else df['label']
-        if valid.problem_type == 'ordinal' and df is None: true = np.array(labels, dtype=object)[true.round().astype(int)]
+        if valid.problem_type == 'ordinal' and df is None: true = [valid.label_of(o) for o in valid.y]
         return self.classifier().score(true, mean + deviation*probs)
     if df is not None: true = df['label']
     elif valid.multilabel: true = [tuple(np.array(labels, dtype=object)[row > 0]) for row in valid.y.numpy()]
