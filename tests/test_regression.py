@@ -1,5 +1,6 @@
 "Numbers and ordered labels, from a file to a bundle: every way in, every kind of model, every way out"
 import json, os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -160,6 +161,18 @@ def test_tfidf(linear, table, tmp_path):
 @pytest.mark.parametrize('name', CONFIGS)
 def test_networks(name, table, tmp_path):
     check_numbers(fit(CONFIGS[name], table, device='cpu'), table, tmp_path/'b', .6 if name == 'probe' else .8)
+
+def test_a_transformer_of_numbers_is_a_folder_of_hugging_face(table, tmp_path):
+    from transformers import pipeline
+    config = replace(CONFIGS['bert'], params=dict(encoder=ENCODER, head='mean'), epochs=1)
+    result = fit(config, table, device='cpu')
+    folder,tweets = result.save(tmp_path/'b'), table['text'][:5].tolist()
+    pipe = pipeline('text-classification', model=str(folder), function_to_apply='none', device='cpu')
+    assert [o['score'] for o in pipe(tweets)] == pytest.approx(result.classifier.predict(tweets)['label'].tolist(), abs=1e-4)
+    (folder/'bundle.json').unlink()
+    published = tn.load(folder, device='cpu')
+    assert published.problem_type == 'regression' and published.labels == ['number']
+    assert np.allclose(published.predict(tweets)['label'], result.classifier.predict(tweets)['label'], atol=1e-4)
 
 @pytest.mark.parametrize('name', ['tfidf', 'ngram', 'probe'])
 def test_ordered_labels_are_the_callers_own(name, ranked, ordinal, tmp_path):

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastcore.basics import patch
 
-from ..core import TweetnbError
+from ..core import TweetnbError, plot_style
 from ..metrics import is_multilabel, is_numbers, number_bands
 from .read import SPLITS
 
@@ -564,7 +564,14 @@ def audit(
     return Audit(d, tables, problems)
 
 # %% ../../nbs/06_audit.ipynb #fb6c45fb
+def _length_edges(longest, bins=40):
+    "Edges of at most `bins` bins, half a word beside whole numbers"
+    step = max(1, -(-int(longest)//(bins - 1)))
+    return np.arange(0, int(longest) + step + 1, step) - .5
+
+# %% ../../nbs/06_audit.ipynb #9be67474
 @patch
+@plot_style()
 def plot(self:Audit,
     classes:int=20 # Maximum number of classes to show
 ): # The axes
@@ -573,7 +580,7 @@ def plot(self:Audit,
     parts,bars = _splits(self.df) or {'rows': self.df}, self.tables.get('balance')
     fig,axes = plt.subplots(1, 1 if bars is None else 2, figsize=(9, 3), squeeze=False, layout='constrained')
     words = {n: _words(d['text']) for n,d in parts.items()}
-    edges = np.linspace(0, max(1, self.lengths.loc['all', 'words 99 %']), 40)
+    edges = _length_edges(self.lengths.loc['all', 'words 99 %'])
     axes[0, 0].hist(list(words.values()), edges, density=True, histtype='step', label=list(parts))
     axes[0, 0].set(title='Lengths', xlabel='words', ylabel='share of rows')
     axes[0, 0].legend()
