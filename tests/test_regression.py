@@ -164,7 +164,7 @@ def test_networks(name, table, tmp_path):
 
 def test_a_transformer_of_numbers_is_a_folder_of_hugging_face(table, tmp_path):
     from transformers import pipeline
-    config = replace(CONFIGS['bert'], params=dict(encoder=ENCODER, head='mean'), epochs=1)
+    config = replace(CONFIGS['bert'], epochs=1)
     result = fit(config, table, device='cpu')
     folder,tweets = result.save(tmp_path/'b'), table['text'][:5].tolist()
     pipe = pipeline('text-classification', model=str(folder), function_to_apply='none', device='cpu')
@@ -376,3 +376,21 @@ def test_real_moods_in_their_order_are_missed_by_less_than_by_a_classifier():
     print(pd.DataFrame(dict(ours=ours, ridge=ridge, logistic=logit)).round(3), f'Pearson of the number {number:.3f}')
     assert ours['macro_mae'] < min(ridge['macro_mae'], logit['macro_mae'])
     assert ours['kappa'] > ridge['kappa']
+
+
+# --- files as people have them ---------------------------------------------------------------------------------------
+
+def test_a_file_without_a_header_and_own_files_for_validation_and_test(tmp_path, capsys):
+    df = tn.read_tweets(tn.sample_path('tweets.csv'), label=True)[['text', 'label']][:400]
+    df.to_csv(tmp_path/'h.csv', index=False, header=False)
+    said = run(capsys, 'train', tmp_path/'h.csv', '--model', 'tfidf', code=1)
+    assert 'the first line looks like data' in said and '--columns' in said
+    said = run(capsys, 'train', tmp_path/'h.csv', '--columns', 'text, label', '--model', 'tfidf', '--out', tmp_path/'b')
+    assert 'kept 400' in said
+    assert 'Wrote 400 rows' in run(capsys, 'predict', tmp_path/'b', tmp_path/'h.csv', '--columns', 'text,label', '--out',
+                                   tmp_path/'p.csv')
+    parts = dict(train=df[:300], valid=df[250:350], test=df[320:])
+    for name,part in parts.items(): part.to_csv(tmp_path/f'{name}.csv', index=False)
+    said = run(capsys, 'train', tmp_path/'train.csv', '--valid', tmp_path/'valid.csv', '--test', tmp_path/'test.csv',
+               '--model', 'tfidf', '--out', tmp_path/'b')
+    assert 'Left out 50 train tweets, whose texts a later split has too.' in said and 'Left out 30 valid tweets' in said

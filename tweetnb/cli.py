@@ -92,6 +92,11 @@ def _problem_of(df):
     from tweetnb.metrics import is_numbers, is_ordinal
     return 'regression' if is_numbers(df['label']) else 'ordinal' if is_ordinal(df['label']) else None
 
+def _print_leaks(df):
+    "Say how many tweets were left out because later splits have them"
+    for split,n in df.attrs.get('drop_leaks', {}).items():
+        if n: out.print(f'Left out {n:,} {split} tweets, whose texts a later split has too.')
+
 def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints):
     "Search for the best classifier, a line per candidate"
     from tweetnb.auto import train as search
@@ -107,6 +112,7 @@ def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, c
     res = search(df, minutes, metric, pretrained=pretrained, out=folder, seed=seed, device=device, show=show,
                  checkpoints=checkpoints, **others)
     out.print()
+    _print_leaks(res.df)
     print_scores(f'On {len(res.test):,} test tweets, which chose nothing', res.scores)
 
 def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
@@ -120,6 +126,7 @@ def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
     check_writable(folder)
     config = config_from(model, **changes)
     df = make_splits(df, **others, seed=seed, folds=False)
+    _print_leaks(df)
     cbs = [Checkpoint(checkpoints)] if checkpoints else []
     place,device = ('xla', 'auto') if device == 'xla' else (None, device)
     with use_runner(place): res = fit(config, df, seed, cbs, device, report=out.print)
