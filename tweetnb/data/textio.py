@@ -23,6 +23,7 @@ from ..core import TweetnbError
 # %% ../../nbs/02_textio.ipynb #2095ac6c
 class ReadReport(dict):
     "Row counts of a file, for JSON: `read`, `kept`, `rejected` {reason: rows}, `noted` {oddity: rows kept anyway}"
+    keep_strings,problem,order = False,None,False             # of its labels, for the reader
     def __init__(self,
         path:str|Path='', # The file
         format:str='' # Its format, as named by `sniff_format`
