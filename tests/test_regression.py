@@ -168,11 +168,12 @@ def test_a_transformer_of_numbers_is_a_folder_of_hugging_face(table, tmp_path):
     result = fit(config, table, device='cpu')
     folder,tweets = result.save(tmp_path/'b'), table['text'][:5].tolist()
     pipe = pipeline('text-classification', model=str(folder), function_to_apply='none', device='cpu')
-    assert [o['score'] for o in pipe(tweets)] == pytest.approx(result.classifier.predict(tweets)['label'].tolist(), abs=1e-4)
+    want = result.classifier.predict(tweets)['label'].tolist()
+    assert [o['score'] for o in pipe(tweets)] == pytest.approx(want, abs=1e-4)
     (folder/'bundle.json').unlink()
     published = tn.load(folder, device='cpu')
     assert published.problem_type == 'regression' and published.labels == ['number']
-    assert np.allclose(published.predict(tweets)['label'], result.classifier.predict(tweets)['label'], atol=1e-4)
+    assert np.allclose(published.predict(tweets)['label'], want, atol=1e-4)
 
 @pytest.mark.parametrize('name', ['tfidf', 'ngram', 'probe'])
 def test_ordered_labels_are_the_callers_own(name, ranked, ordinal, tmp_path):
@@ -387,8 +388,8 @@ def test_a_file_without_a_header_and_own_files_for_validation_and_test(tmp_path,
     assert 'the first line looks like data' in said and '--columns' in said
     said = run(capsys, 'train', tmp_path/'h.csv', '--columns', 'text, label', '--model', 'tfidf', '--out', tmp_path/'b')
     assert 'kept 400' in said
-    assert 'Wrote 400 rows' in run(capsys, 'predict', tmp_path/'b', tmp_path/'h.csv', '--columns', 'text,label', '--out',
-                                   tmp_path/'p.csv')
+    said = run(capsys, 'predict', tmp_path/'b', tmp_path/'h.csv', '--columns', 'text,label', '--out', tmp_path/'p.csv')
+    assert 'Wrote 400 rows' in said
     parts = dict(train=df[:300], valid=df[250:350], test=df[320:])
     for name,part in parts.items(): part.to_csv(tmp_path/f'{name}.csv', index=False)
     said = run(capsys, 'train', tmp_path/'train.csv', '--valid', tmp_path/'valid.csv', '--test', tmp_path/'test.csv',
