@@ -296,10 +296,11 @@ def mean_run(
 def _score_ready(name, classifier, df, seed):
     "Score a classifier that was trained elsewhere, the same with each seed"
     rows,start = df[df['split'] == scored_split(df)],time.perf_counter()
-    probs = classifier.predict_proba(rows)
+    probs = classifier.outputs(rows)
     speed,config = len(rows)/(time.perf_counter() - start),dict(model=classifier.arch)
     known = dict(model=name, seed=seed, seconds=0., tweets_per_second=speed, config=config,
                  parameters=classifier.parameters)
+    if classifier.thresholds is not None: known['thresholds'] = [float(o) for o in classifier.thresholds]
     scores = classifier.score(rows['label'], probs)
     return {**known, **scores.to_dict()}, probs.rename(columns=str).reset_index(drop=True)
 
