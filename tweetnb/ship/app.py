@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..core import TweetnbError, atomic_path
 from ..data.read import read_tweets
+from ..metrics import number_bands
 from ..models.classifier import Classifier
 from .bundle import load
 from .serve import bind
@@ -119,11 +120,13 @@ def _answer_html(name, probs, why, said):
     "The answer of one classifier; a tuple of labels where a tweet may have several"
     head = f'<h4>{escape(name)}</h4>' if name else ''
     label = said.get('label', max(probs, key=probs.get))
-    several = isinstance(label, tuple)
-    answer = ' · '.join(_label_html(o, _coded(probs)) for o in (label if several else [label])) or 'no label'
+    several,shown = isinstance(label, tuple), f'{label:.3g}' if isinstance(label, float) else label
+    answer = ' · '.join(_label_html(o, _coded(probs)) for o in (label if several else [shown])) or 'no label'
     possible = [_label_html(o) for o in said.get('set', '').split('|') if o]
     if 'set' in said: head += f'<div class="tw-rest">possible: {", ".join(possible) or "none"}</div>'
-    bars = probability_bars(probs, multilabel=several)
+    if list(probs) == ['number']:                            # a number has no probabilities
+        bars = '' if isinstance(label, float) else f'<div class="tw-rest">{probs["number"]:.3g}, counted from 0</div>'
+    else: bars = probability_bars(probs, multilabel=several)
     tokens = '' if why is None else f'<div class="tw-why">{why.html(head=False)}</div>'
     return f'<section>{head}<div class="tw-answer">{answer}</div>{bars}{tokens}</section>'
 
@@ -217,7 +220,7 @@ def label_table(
             prefix = f'{name} ' if len(classifiers) > 1 else ''
             labels = answers['label'].map(', '.join) if classifier.multilabel else answers['label']
             part[_free_name(df, prefix + 'predicted')] = labels.to_numpy()
-            if classifier.multilabel: continue
+            if 'confidence' not in answers: continue
             part[_free_name(df, prefix + 'confidence')] = answers['confidence'].round(4).to_numpy()
         yield part
 
@@ -282,7 +285,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
         st.warning(f'Tweets of more than {max_chars:,} characters are cut.')
     if not texts: return
     with st.spinner('Classifying …'):
-        with _turn: tables = {name: o.predict_proba(texts) for name,o in classifiers.items()}
+        with _turn: tables = {name: o.outputs(texts) for name,o in classifiers.items()}
         probs = {name: table.to_dict('records') for name,table in tables.items()}
         said = {name: classifiers[name].decide(table).to_dict('records') for name,table in tables.items()}
         why = _explain_all(st, classifiers, texts) if explained else {}
@@ -360,7 +363,8 @@ def _shares_html(table, columns):
     cells = []
     for name in columns:
         head = f'<h4>{escape(name)}</h4>' if len(columns) > 1 else ''
-        shares = table[name].value_counts(normalize=True).to_dict()
+        found = number_bands(table[name]) if table[name].dtype.kind == 'f' else table[name]
+        shares = pd.Series(found).value_counts(normalize=True).to_dict()
         cells.append(f'<section>{head}{probability_bars(shares, 10)}</section>')
     return f'<div class="tw-card"><div class="tw-grid">{"".join(cells)}</div></div>'
 
