@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWEETEVAL_METRICS', 'LOWER_IS_BETTER', 'label_numbers', 'is_multilabel', 'label_matrix', 'label_tuples', 'label_sets',
-           'best_thresholds', 'Scores', 'majority_score', 'bootstrap_scores', 'MultiScores', 'tweeteval_score',
+           'lrap', 'best_thresholds', 'Scores', 'majority_score', 'bootstrap_scores', 'MultiScores', 'tweeteval_score',
            'top_k_accuracy', 'correct', 'log_loss', 'reliability', 'calibration_error', 'metric_value', 'tweet_metrics']
 
 # %% ../nbs/01_metrics.ipynb #4158a8f0
@@ -13,9 +13,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import (average_precision_score, get_scorer, get_scorer_names,
-                             label_ranking_average_precision_score, precision_recall_curve, roc_auc_score)
 
 from .core import TweetnbError
 
@@ -67,10 +64,19 @@ def label_sets(
     rows = [tuple(names[row]) for row in probs.to_numpy() >= thresholds]
     return pd.Series(rows, index=probs.index, dtype=object)
 
+def lrap(
+    probs, # Probabilities or logits, float [tweets, labels]
+    true # Which labels each tweet has: positive numbers or `True`, [tweets, labels]
+) -> float:
+    "Label ranking average precision"
+    from sklearn.metrics import label_ranking_average_precision_score
+    return float(label_ranking_average_precision_score(true > 0, probs))
+
 # %% ../nbs/01_metrics.ipynb #bf103a2a
 def _best_threshold(y, p):
     "The threshold with the best F1 of one label; 0.5 if no tweet has it"
     if not y.any(): return .5
+    from sklearn.metrics import precision_recall_curve
     precision,recall,thresholds = precision_recall_curve(y, p)
     f1 = 2*precision*recall/np.maximum(precision + recall, 1e-12)
     return float(thresholds[f1[:-1].argmax()])
@@ -278,7 +284,7 @@ class MultiScores(Scores):
         self.metrics = {name: float(o) for name,o in _multi_metrics(sums, self.n).items()}
         if probs is not None:
             p = probs.reindex(columns=self.labels, fill_value=0.)
-            self.metrics['lrap'] = float(label_ranking_average_precision_score(Y, p))
+            self.metrics['lrap'] = lrap(p, Y)
         numbers = np.split(sums[:-1], 3)
         precision,recall,f1 = _label_metrics(*numbers)
         columns = dict(precision=precision, recall=recall, f1=f1, tweets=numbers[1])
@@ -390,38 +396,44 @@ def calibration_error(
 # %% ../nbs/01_metrics.ipynb #96519769
 LOWER_IS_BETTER = {'log_loss', 'calibration_error'}
 
-class _Answered(ClassifierMixin, BaseEstimator):
+def _answered(pred, probs, k):
     "Given answers as a fitted scikit-learn classifier, for its scorers"
-    def __init__(self, pred, probs, k): self.pred,self.probs,self.classes_ = pred,probs,np.arange(k)
-    def predict(self, X): return self.pred
-    def predict_proba(self, X): return self.probs
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    class Answered(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(k)
+        def predict(self, X): return pred
+        def predict_proba(self, X): return probs
+    return Answered()
 
 def _sklearn_score(name, true, pred, probs, labels):
     "Any scorer of scikit-learn; a label absent from training gets a number above all others"
+    from sklearn.metrics import get_scorer
     several = is_multilabel(true)
     everything = labels if several else labels + _absent(true, labels)
     numbers = label_matrix if several else label_numbers
     probs = None if probs is None else probs.to_numpy(dtype=float)
-    answers = _Answered(numbers(pred, everything), probs, len(labels))
+    answers = _answered(numbers(pred, everything), probs, len(labels))
     try: return float(get_scorer(name)(answers, None, numbers(true, everything)))
     except (ValueError, TypeError, AttributeError) as e:
         problem = f'scikit-learn cannot compute {name!r} here ({e})'
         raise TweetnbError(problem, remedy="Choose 'macro_f1' or 'accuracy'.") from e
 
-def _ranking_score(score, name, true, probs):
+def _ranking_score(name, true, probs):
     "Mean over labels of a metric of one label against the rest; with two labels, of the second"
     if is_multilabel(true): p,Y = probs.to_numpy(dtype=float),label_matrix(true, probs.columns)
     else:
         p,y = _checked(probs, true)
         Y = y[:,None] == np.arange(p.shape[1])
         if p.shape[1] == 2: p,Y = p[:,1:], Y[:,1:]
+    from sklearn import metrics
+    score = getattr(metrics, f'{name}_score')
     found = [score(y, q) for y,q in zip(Y.T, p.T) if 0 < y.sum() < len(y)]
     if not found: raise TweetnbError(f'{name} needs tweets with a label and without it')
     return float(np.mean(found))
 
 _probability_metrics = dict(log_loss=log_loss, calibration_error=calibration_error,
-    average_precision=lambda probs, true: _ranking_score(average_precision_score, 'average_precision', true, probs),
-    roc_auc=lambda probs, true: _ranking_score(roc_auc_score, 'roc_auc', true, probs))
+    average_precision=lambda probs, true: _ranking_score('average_precision', true, probs),
+    roc_auc=lambda probs, true: _ranking_score('roc_auc', true, probs))
 
 # %% ../nbs/01_metrics.ipynb #147bc85b
 def metric_value(
@@ -448,13 +460,12 @@ def metric_value(
         if number < 0:
             raise TweetnbError(f'unknown label {name[3:]!r}', remedy=f"Choose from {', '.join(map(str, labels))}.")
         return float(scores.by_label['f1'].iloc[number])
+    from sklearn.metrics import get_scorer_names
     if name in get_scorer_names(): return _sklearn_score(name, true, pred, probs, labels)
     known = ', '.join([*scores.metrics, 'f1:LABEL', *_probability_metrics])
     raise TweetnbError(f'unknown metric {name!r}', remedy=f'Choose from {known}, or a scorer of scikit-learn.')
 
 # %% ../nbs/01_metrics.ipynb #41c473c2
-def _lrap(logits, true): return label_ranking_average_precision_score(true > 0, logits)
-
 def tweet_metrics(
     k:int|None=None, # Add the top-k accuracy of so many answers (default: not)
     multilabel:bool=False # For several labels a tweet: LRAP and the micro-F1 at a threshold of 0.5
@@ -462,7 +473,7 @@ def tweet_metrics(
     "fastai's accuracy, macro-F1 and macro-recall"
     from fastai.metrics import AccumMetric, F1Score, F1ScoreMulti, Recall, accuracy, top_k_accuracy
     if multilabel:
-        micro,lrap = F1ScoreMulti(average='micro'),AccumMetric(_lrap, flatten=False, to_np=True)
+        micro,lrap = F1ScoreMulti(average='micro'),AccumMetric(lrap, flatten=False, to_np=True)
         micro.name,lrap.name = 'micro_f1','lrap'
         return [lrap, micro]
     f1,recall = F1Score(average='macro'),Recall(average='macro')
