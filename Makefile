@@ -10,10 +10,19 @@ export USE_TORCH_XLA = 0
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo test check nbtest pytest readme docs wheel wheels bench gpu clean
+.PHONY: demo env one test check nbtest pytest readme docs wheel wheels bench gpu clean
 
 demo: $(DEMO)/.installed  ## what a user installs; train and evaluate on the packaged sample
 	$(DEMO)/bin/tweetnb demo --out demo
+
+env: $(DEV)             ## the environment of whoever changes something
+
+one: $(DEV)             ## a notebook that was changed: export, run in place, test, clean; `make one NB=nbs/05_clean.ipynb`
+	$(BIN)/nbdev_export
+	$(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace $(NB)
+	$(BIN)/nbdev_test --path $(NB)
+	$(BIN)/nbdev_clean
+	$(BIN)/python tools/imports.py && $(BIN)/python tools/style.py
 
 test: $(DEV) check nbtest pytest   ## environment, everything tested
 
@@ -22,7 +31,7 @@ check: $(DEV)           ## are notebooks, modules and README in step?
 
 nbtest: $(DEV)          ## every notebook, run from top to bottom, benchmarks on small data
 	@# each in a process of its own: none leans on what another one imported or patched
-	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
+	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA TWEETNB_QUICK=1 OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
 
 pytest: $(DEV)
 	$(BIN)/python -m pytest -q --durations 15

@@ -171,6 +171,29 @@ def test_upload_and_download(visit, home):
 
 
 @in_browser
+def test_several_files_are_compared_and_corrected(visit):
+    page = visit()
+    page.get_by_role('tab', name='File').click()
+    files = {'a.csv': 'text\nwhat a lovely day\nthe worst bus ever\n', 'b.csv': 'text\nlate again\n,\nthank you\n'}
+    uploads = [dict(name=name, mimeType='text/csv', buffer=text.encode()) for name, text in files.items()]
+    page.locator('input[type=file]').set_input_files(uploads)
+    page.get_by_text('b.csv').first.wait_for()
+    page.get_by_role('button', name='Classify the file').click()
+    got = download(page)
+    assert got['file'].tolist() == ['a.csv']*2 + ['b.csv']*2 and got['text'].iloc[-1] == 'thank you'
+    said = page.locator('body').inner_text()
+    assert '4 tweets are labelled' in said and 'b.csv: 1 row rejected' in said and 'They agree on' in said
+    panel = page.get_by_role('tabpanel').filter(has=page.get_by_text('Save the table'))
+    panel.get_by_text('Is a label wrong?').click()
+    panel.get_by_role('combobox', name='Right label').click()
+    page.get_by_role('option', name='negative').click()
+    panel.get_by_role('button', name='Keep').click()
+    panel.get_by_role('button', name='Save 1 correction').wait_for(timeout=30_000)
+    with page.expect_download() as it: panel.get_by_role('button', name='Save 1 correction').click()
+    assert pd.read_csv(it.value.path()).values.tolist() == [['what a lovely day', 'negative']]
+
+
+@in_browser
 @pytest.mark.parametrize('name,data,said', [
     ('photo.csv', b'\x89PNG\r\n\x1a\n' + bytes(range(256))*20, 'binary file'),
     ('empty.csv', b'', 'empty'),

@@ -218,7 +218,8 @@ def test_help_and_usage():
     for command in commands.split(): assert command in out
     assert tweetnb('train', ok=False).returncode == 2
     assert tweetnb('fly', ok=False).returncode == 2
-    assert tweetnb('--version').stdout.startswith('tweetnb ')
+    said = tweetnb('--version').stdout
+    assert said.startswith('tweetnb ') and '\n  torch ' in said and '\nExtras:' in said
 
 
 def test_audit(tmp_path):
@@ -314,3 +315,21 @@ def test_labels_are_typed_and_continued(tmp_path):
         res = subprocess.run(command, input=keys, capture_output=True, text=True, encoding='utf-8', timeout=600)
         assert res.returncode == 0, res.stderr
         assert f'{n} tweets are labelled' in res.stdout and len(pd.read_csv(tmp_path/'mine.csv')) == n
+
+
+def test_help_fits_a_screen_and_completion_is_there():
+    "40 lines of 100 columns, for every command"
+    code = ("import contextlib, io, json\nfrom tweetnb.cli import app, main\nfound = {}\n"
+            "for o in app.registered_commands:\n"
+            "    name = o.name or o.callback.__name__\n"
+            "    with contextlib.redirect_stdout(io.StringIO()) as said:\n"
+            "        with contextlib.suppress(SystemExit): main([name, '-h'])\n"
+            "    found[name] = said.getvalue()\n"
+            "print(json.dumps(found))")
+    env = {**os.environ, 'COLUMNS': '100'}
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, encoding='utf-8', env=env)
+    pages = json.loads(res.stdout)
+    assert len(pages) >= 17 and 'Usage: tweetnb train' in pages['train']
+    lines = {name: len(text.strip().splitlines()) for name, text in pages.items()}
+    assert max(lines.values()) <= 40, lines
+    assert '--install-completion' in tweetnb('-h').stdout

@@ -58,6 +58,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
 def server(monkeypatch, tmp_path):
     for name,folder in dict(TWEETNB_CACHE='cache', TWEETNB_DATA='data', HF_HUB_CACHE='hub').items():
         monkeypatch.setenv(name, str(tmp_path/folder))
+    monkeypatch.delenv('HF_HUB_OFFLINE', raising=False)
     monkeypatch.setattr(datasets, 'KAGGLE_INPUT', tmp_path/'kaggle')
     sleep = time.sleep
     monkeypatch.setattr('tweetnb.data.datasets.time', type('time', (), {'sleep': lambda seconds: sleep(seconds/20)}))
@@ -407,9 +408,11 @@ def test_from_the_net_once(server, monkeypatch, tmp_path, name, capsys):
     serve(server, monkeypatch, name)
     df = check(name, load_dataset(name))
     assert len(server.asked) == len(DATASETS[name].names or [1])
+    out,err = capsys.readouterr()
+    assert out == '' and DATASETS[name].licence in err and DATASETS[name].citation in err
     silence(monkeypatch, name)
     pd.testing.assert_frame_equal(df, load_dataset(name))
-    assert capsys.readouterr().out == ''
+    assert capsys.readouterr() == ('', '')
 
 @pytest.mark.parametrize('name', [*ARCHIVES, *FILES])
 def test_offline_the_message_is_an_instruction(server, monkeypatch, tmp_path, name):
@@ -422,6 +425,27 @@ def test_offline_the_message_is_an_instruction(server, monkeypatch, tmp_path, na
     if isinstance(made, dict): put(where, made)
     else: put(where.parent, {where.name: made})
     check(name, load_dataset(name))
+
+def test_who_asks_for_it_gets_a_stand_in_and_is_told(server, monkeypatch, tmp_path):
+    "Not where another thing than the network is at fault, and not in place of a folder that was named"
+    serve(server, monkeypatch, 'imdb')
+    silence(monkeypatch, 'imdb')
+    with pytest.warns(UserWarning, match='Invented tweets stand in for .imdb.: .*no connection'):
+        df = load_dataset('imdb', sample=True, unlabelled=True)
+    assert set(df['split']) == {'train', 'valid', 'unlabelled'}
+    pd.testing.assert_frame_equal(df, load_sample('imdb', unlabelled=True))
+    with pytest.raises(TweetnbError, match='is not there'): load_dataset('imdb', tmp_path/'mine', sample=True)
+    put(tmp_path/'data'/'imdb', {'aclImdb_v1.tar.gz': b'changed'})
+    with pytest.raises(TweetnbError, match='this archive has 7 bytes'): load_dataset('imdb', sample=True)
+
+def test_offline_by_declaration_nobody_is_asked(server, monkeypatch):
+    serve(server, monkeypatch, 'celebrity')
+    monkeypatch.setenv('HF_HUB_OFFLINE', '1')
+    said = 'HF_HUB_OFFLINE is set.*Download train_tweets.csv'
+    with pytest.raises(DownloadError, match=said): load_dataset('celebrity')
+    assert server.asked == []
+    monkeypatch.setenv('HF_HUB_OFFLINE', '0')
+    check('celebrity', load_dataset('celebrity'))
 
 @pytest.mark.parametrize('name', BY_HAND)
 def test_what_needs_an_account(server, monkeypatch, tmp_path, name):
@@ -576,6 +600,111 @@ def test_two_processes_at_once_download_and_unpack_once(server, monkeypatch, nam
     assert [int(p.communicate(timeout=120)[0]) for p in both] == [sum(EXPECTED[name][0])]*2
     assert len(server.asked) == len(entry.names or [1])
 
+# ---- from the public files to a folder of results, with the command that a person types ----
+
+MIRROR = '''
+import json, os
+from dataclasses import replace
+from pathlib import Path
+import tweetnb.data.datasets as datasets
+datasets.KAGGLE_INPUT = Path(os.environ['TEST_KAGGLE'])
+for name,fields in json.loads(os.environ['TEST_ENTRIES']).items():
+    datasets.DATASETS[name] = replace(datasets.DATASETS[name], **fields)
+'''
+KAGGLEHUB = '''
+import io, os, urllib.request, zipfile
+def dataset_download(handle):
+    with urllib.request.urlopen(f"{os.environ['TEST_HOST']}/api/v1/datasets/download/{handle}") as f: content = f.read()
+    zipfile.ZipFile(io.BytesIO(content)).extractall('versions/1')
+    return os.path.abspath('versions/1')
+'''
+FULL_DISK = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1_000, 1_000))"
+
+@pytest.fixture
+def command(server, tmp_path):
+    "Start the installed command `tweetnb` with the entries as they are now; their addresses are on this machine"
+    def start(*args, extra='', **env):
+        site = tmp_path/f'site{len(extra)}'
+        put(site, {'sitecustomize.py': (MIRROR + extra).encode(), 'kagglehub.py': KAGGLEHUB.encode()})
+        served = {name: DATASETS[name] for name in (*ARCHIVES, 'celebrity')}
+        entries = {name: dict(urls=o.urls, size=o.size, sha256=o.sha256) for name,o in served.items()}
+        paths = [str(site), str(Path(datasets.__file__).parents[2]), os.environ.get('PYTHONPATH', '')]
+        env = os.environ | dict(PYTHONPATH=os.pathsep.join(filter(None, paths)), OMP_NUM_THREADS='1', COLUMNS='300',
+            TEST_ENTRIES=json.dumps(entries), TEST_KAGGLE=str(tmp_path/'kaggle'), TEST_HOST=server.host) | env
+        script = Path(sys.executable).parent/('tweetnb.exe' if os.name == 'nt' else 'tweetnb')
+        return subprocess.Popen([script, *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+            encoding='utf-8', env=env, cwd=tmp_path)
+    return start
+
+def end(process, ok=True):
+    "Return what the command said: on its output, or as its error"
+    out,err = process.communicate(timeout=300)
+    assert process.returncode == (0 if ok else 1), out + err
+    assert 'Traceback' not in err
+    return out if ok else err
+
+SMALL = '--set', 'epochs=1', '--set', 'bs=8', '--set', 'vocab=300'
+
+def check_results(folder, name):
+    "Is everything there, of the tweets that the small data set has?"
+    files = {'recipe.toml', 'scores.json', 'audit.md', 'predictions.csv', 'history.csv', 'history.png', 'confusion.png'}
+    assert {o.name for o in folder.iterdir()} >= files | {'bundle'}
+    rows = dict(zip(('train', 'valid', 'test'), EXPECTED[name][0]))
+    assert json.loads((folder/'scores.json').read_text())['tweets'] == {k: n for k,n in rows.items() if n}
+    assert set(json.loads((folder/'bundle'/'bundle.json').read_text())['labels']) == EXPECTED[name][1]
+    assert len(pd.read_csv(folder/'predictions.csv')) == (rows['test'] or rows['valid'])
+
+@pytest.mark.parametrize('name', ['emoji', 'arabizi', 'celebrity', 'sentiment140', 'imdb'])
+def test_a_recipe_from_the_public_files_to_the_results(server, command, monkeypatch, tmp_path, name):
+    "Over a line that breaks off; Zindi's files come from a folder, emojifydata through kagglehub"
+    given = []
+    if name in BY_HAND: files = BY_HAND[name]()
+    if name == 'arabizi':
+        put(tmp_path/'mine', files)
+        given = ['--data', tmp_path/'mine']
+    elif name == 'emoji': server.files['/api/v1/datasets/download/rexhaif/emojifydata-en'] = zipped(files.items())
+    else:
+        serve(server, monkeypatch, name)
+        server.faults = [100, 503, 100]
+    end(command('recipe', name, *given, *SMALL, '--out', 'results'))
+    check_results(tmp_path/'results', name)
+    asked = [o for o,_ in server.asked]
+    if name in BY_HAND: assert asked == [None]*(name == 'emoji')
+    else: assert asked[:4] == [None, 'bytes=100-', 'bytes=100-', 'bytes=200-']
+
+def test_two_recipes_at_once_share_a_download(server, command, monkeypatch, tmp_path):
+    serve(server, monkeypatch, 'imdb')
+    both = [command('recipe', 'imdb', *SMALL, '--out', o) for o in ('a', 'b')]
+    for process in both: end(process)
+    for o in 'ab': check_results(tmp_path/o, 'imdb')
+    assert (tmp_path/'a'/'predictions.csv').read_bytes() == (tmp_path/'b'/'predictions.csv').read_bytes()
+    assert len(server.asked) == 1
+
+@pytest.mark.parametrize('fault, said', [
+    ('another file', ['the downloaded file has a different SHA-256', 'aclImdb_v1.tar.gz and put it at']),
+    ('a full disk', ['cannot be written', 'Is the disk full']),
+    ('a path that leads out', ["'aclImdb/../../../evil' leads out of the archive", 'Delete it and download it again']),
+    ('a bomb', ['unpacks to far more than its size', 'Delete it and download it again']),
+    ('no network', ['no connection', 'aclImdb_v1.tar.gz and put it at']),
+    ('declared offline', ['HF_HUB_OFFLINE is set', 'aclImdb_v1.tar.gz and put it at'])])
+def test_a_recipe_that_cannot_have_its_data_says_why_on_one_line(server, command, monkeypatch, tmp_path, fault, said):
+    "Nothing is trained, least of all on something else, and nothing bad stays"
+    serve(server, monkeypatch, 'imdb')
+    path = urlsplit(DATASETS['imdb'].urls[0]).path
+    bad = {'a path that leads out': ('aclImdb/../../../evil', b'x'), 'a bomb': ('aclImdb/train/pos/0_9.txt', ZEROS)}
+    if fault == 'another file': server.files[path] = server.files[path][:-1] + b'?'
+    if fault == 'no network': silence(monkeypatch, 'imdb')
+    if fault in bad:
+        server.files[path] = tar([bad[fault]])
+        size,sha256 = digest([server.files[path]])
+        monkeypatch.setitem(DATASETS, 'imdb', replace(DATASETS['imdb'], size=size, sha256=sha256))
+    extra = FULL_DISK if fault == 'a full disk' else ''
+    env = dict(HF_HUB_OFFLINE='1') if fault == 'declared offline' else {}
+    line = end(command('recipe', 'imdb', '--out', 'results', extra=extra, **env), ok=False).strip().splitlines()[-1]
+    assert line.startswith('Error: ') and all(o in line for o in said)
+    assert not (tmp_path/'results').exists() and not list(tmp_path.rglob('evil'))
+    assert not list((tmp_path/'cache'/'data').glob('*'))
+
 def test_rows_without_labels(server, monkeypatch, tmp_path):
     serve(server, monkeypatch, 'imdb')
     df = load_dataset('imdb', unlabelled=True, limit=10)
@@ -614,6 +743,14 @@ def test_leaks_are_left_out_and_limits_are_kept(server, tmp_path):
     assert [(o['split'] == 'train').sum() for o in few] == [30]*3 and (few[0]['split'] == 'test').sum() == 5
     pd.testing.assert_frame_equal(few[0], few[1])
     assert not few[0].equals(few[2])
+
+def test_an_entry_takes_ten_lines_at_most():
+    import ast
+    tree = ast.parse(Path(datasets.__file__).read_text(encoding='utf-8'))
+    calls = [o for o in ast.walk(tree) if isinstance(o, ast.Call) and isinstance(o.func, ast.Name)]
+    entries = [o for o in calls if o.func.id in ('Dataset', '_tweeteval', '_stance')]
+    lengths = {ast.unparse(o.args[0]): o.end_lineno - o.lineno + 1 for o in entries}
+    assert len(entries) >= 23 and max(lengths.values()) <= 10, lengths
 
 def test_entries_read_well_and_are_complete():
     for name,entry in DATASETS.items():

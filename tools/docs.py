@@ -1,9 +1,11 @@
 """Build the documentation site from the notebooks, without a network and without running them: `_docs/index.html`.
 
 Exported cells become signature, docstring and a table of parameters, with their source folded away; hidden cells are
-left out; all other cells keep the outputs they were committed with. Sphinx, MyST-NB and Furo do the rest. Broken links
-fail the build."""
-import ast, configparser, importlib, re, shutil, sys
+left out; all other cells keep the outputs they were committed with. The gallery is made of the plots in the notebooks,
+the picture of the house of the imports in the modules. Sphinx, MyST-NB and Furo do the rest. Broken links fail the
+build."""
+import ast, base64, configparser, importlib, re, shutil, sys
+from html import escape
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,12 +15,16 @@ from fastcore.docments import docments
 from nbformat.v4 import new_markdown_cell
 from sphinx.cmd.build import build_main
 
+import imports
+
 root = Path(__file__).resolve().parent.parent
 src, out = root/'_proc'/'site'/'src', root/'_docs'
 cfg = configparser.ConfigParser(delimiters=['='])
 cfg.read(root/'settings.ini', encoding='utf-8')
 cfg = cfg['DEFAULT']
 names = []      # (name, target, first line, module) of everything public, for the index
+pictures = []   # (heading, page, anchor, file) of every plot, for the gallery
+front = {**importlib.import_module(cfg['lib_name'])._names, **importlib.import_module(cfg['lib_name'])._more}
 chapters = {'Ground and data': (0, 9), 'Text': (10, 17), 'Models': (18, 29), 'Shipping': (30, 34), 'Training': (35, 50),
             'Evaluation': (51, 55), 'The ways in': (56, 99)}      # by the numbers of their notebooks
 
@@ -65,7 +71,8 @@ def entry(node, module):
         names.append((name, target, doc.split('\n')[0], module.__name__))
         of = obj.__init__ if isinstance(obj, type) and '__init__' in vars(obj) else obj
         shown = f'class {name}' if is_class else name
-        parts.append(f'({target})=\n### `{shown}`\n\n{doc}\n\n{table(of)}\n')
+        first = f'```{{index}} tn.{name}\n```\n\n' if f'tweetnb.{front.get(name)}' == module.__name__ else ''
+        parts.append(f'{first}({target})=\n### `{shown}`\n\n{doc}\n\n{table(of)}\n')
     return parts
 
 
@@ -101,10 +108,94 @@ def page(path):
         if c.cell_type != 'markdown': continue
         if path.stem == 'index': c.source = re.sub(r'(?<=\]\()nbs/', '', c.source)       # the README's paths
         c.source = re.sub(r'(?<=\]\()([A-Z]+(?:\.md)?)(?=\))', rf'{files}/\1', c.source)
+    keep_pictures(nb, path)
     nb.metadata['language_info'] = {'name': 'python'}
     target = src/path.relative_to(root/'nbs')
     target.parent.mkdir(parents=True, exist_ok=True)
     nbformat.write(nb, target)
+
+
+def keep_pictures(nb, path):
+    "Write each plot of a notebook to a file, and note below which heading it stands"
+    title, page = path.stem, path.relative_to(root/'nbs').with_suffix('')
+    anchor, n = '', 0
+    for cell in nb.cells:
+        if cell.cell_type == 'markdown':
+            for level, heading in re.findall(r'^(#+) (.+)$', cell.source, re.M):
+                if heading.startswith('`'): continue
+                plain = re.sub(r'[`*]|\[|\]\([^)]*\)', '', heading).strip()
+                title = plain if level == '#' else title
+                anchor = '' if level == '#' or len(level) > 3 else plain
+        for output in cell.get('outputs', []):
+            if 'image/png' not in output.get('data', {}): continue
+            name = f"{page.as_posix().replace('/', '-')}-{n}.png"
+            n += 1
+            (src/'gallery').mkdir(exist_ok=True)
+            (src/'gallery'/name).write_bytes(base64.b64decode(output['data']['image/png']))
+            pictures.append((title, page.as_posix(), anchor, name))
+
+
+def gallery():
+    "Write the page of all plots, each a link to the notebook that draws it"
+    cards = []
+    for title, page, heading, name in pictures:
+        words = f'{title}: {heading}' if heading and heading != title else title
+        cards.append(f'<a class="picture" href="{page}.html"><img src="gallery/{name}" alt="{escape(words)}" '
+                     f'loading="lazy"><span>{escape(words)}</span></a>')
+    shutil.copytree(src/'gallery', src/'_extra'/'gallery')
+    text = ['# Gallery', '', f'Every plot of every notebook, {len(pictures)} of them; a click leads to the cells that '
+            'draw it.', '', '```{raw} html', '<div class="gallery">', *cards, '</div>', '```', '']
+    (src/'gallery.md').write_text('\n'.join(text), encoding='utf-8')
+
+
+def floor(module, number):
+    "The floor of the house that a module lives on"
+    parts = module.split('.')
+    if len(parts) == 3: return parts[1]
+    return 'ground' if number <= 16 else 'ways in'
+
+
+def house():
+    "Draw the modules on their floors, from the imports"
+    known, arrows = imports.rooms(), imports.arrows()
+    floors = {}
+    for module, (number, notebook) in sorted(known.items(), key=lambda o: o[1]): floors.setdefault(
+        floor(module, number), []).append((module, number, notebook))
+    order = sorted(floors, key=lambda o: (o == 'ways in', sum(n for _, n, _ in floors[o])/len(floors[o])))
+    used = {m: sorted({a for a, b in arrows if b == m}) for m in known}
+    uses = {m: sorted({b for a, b in arrows if a == m}) for m in known}
+    wide, tall, gap, left, per = 104, 26, 6, 84, 6
+    shapes, y = [], 6
+    for name in reversed(order):
+        modules = floors[name]
+        height = -(-len(modules)//per)*(tall + gap) + gap
+        shapes.append(f'<rect class="floor" x="2" y="{y}" width="{left + per*(wide + gap) + 4}" height="{height}"/>')
+        shapes.append(f'<text class="name" x="10" y="{y + height/2 + 5}">{name}</text>')
+        for i, (module, number, notebook) in enumerate(modules):
+            x, top = left + i % per*(wide + gap), y + gap + i//per*(tall + gap)
+            last = module.split('.')[-1]
+            title = (f'{module}\nimports: {", ".join(uses[module]) or "nothing of ours"}\n'
+                     f'imported by: {", ".join(used[module]) or "nobody: a way in"}')
+            shade = min(.6, .05 + .04*len(used[module]))
+            room = f'<rect class="room" x="{x}" y="{top}" width="{wide}" height="{tall}" fill-opacity="{shade:.2f}"/>'
+            words = f'<text x="{x + wide/2}" y="{top + 17}" text-anchor="middle">{number:02} {last}</text>'
+            shapes.append(f'<a href="{Path(notebook).stem}.html"><title>{title}</title>{room}{words}</a>')
+        y += height + 5
+    size = f'0 0 {left + per*(wide + gap) + 8} {y}'
+    svg = f'<svg class="house" viewBox="{size}" role="img" aria-label="The house">{"".join(shapes)}</svg>'
+    counts = {(a, b): 0 for a in order for b in order}
+    for a, b in arrows: counts[floor(a, known[a][0]), floor(b, known[b][0])] += 1
+    grid = ['| | ' + ' | '.join(order) + ' |', '|---|' + '--:|'*len(order)]
+    for a in reversed(order):
+        grid.append(f'| **{a}** imports | ' + ' | '.join(str(counts[a, b] or '') for b in order) + ' |')
+    rows = ['| | module | imports | imported by |', '|--:|---|--:|--:|']
+    for module, (number, notebook) in sorted(known.items(), key=lambda o: o[1]):
+        rows.append(f'| {number:02} | [{module}]({notebook}) | {len(uses[module])} | {len(used[module])} |')
+    text = (root/'nbs'/'docs'/'architecture.md').read_text(encoding='utf-8')
+    parts = {'HOUSE': f'```{{raw}} html\n{svg}\n```', 'FLOORS': '\n'.join(grid), 'ROOMS': '\n'.join(rows),
+             'MODULES': str(len(known)), 'ARROWS': str(len(arrows))}
+    for name, value in parts.items(): text = text.replace(f'<!-- {name} -->', value)
+    (src/'architecture.md').write_text(text, encoding='utf-8')
 
 
 def toc(title, files): return f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + '\n'.join(files) + '\n```\n'
@@ -119,17 +210,40 @@ def stems(pattern):
 def index():
     "Add the table of contents to the front page, and write the list of names"
     numbered = stems('[0-9]*.ipynb')
-    groups = {'Walkthroughs': stems('walkthroughs/*.ipynb')}
+    groups = {'Ten minutes': [f'docs/{o}' for o in ('classroom', 'kaggle', 'engineer', 'cluster')],
+              'Look it up': ['docs/howto', 'docs/peers', 'docs/errors', 'docs/glossary', 'gallery'],
+              'Walkthroughs': stems('walkthroughs/*.ipynb')}
     for title, (first, last) in chapters.items():
         groups[title] = [o for o in numbered if first <= int(o[:2]) <= last]
-    groups |= {'Benchmarks': stems('benchmarks/*.ipynb'), 'Names': ['api']}
+    groups |= {'Names': ['api', *(f'api/{o}' for o in api_chapters())], 'Benchmarks': stems('benchmarks/*.ipynb'),
+               'The project': ['architecture', 'docs/first_issues']}
+    files = [o for group in groups.values() for o in group]
+    missing = [o for o in stems('docs/*') if o not in files and o != 'docs/architecture']
+    if missing: sys.exit(f'Not in the table of contents: {missing}')
     nb = nbformat.read(src/'index.ipynb', as_version=4)
     nb.cells.append(new_markdown_cell('\n'.join(toc(title, files) for title, files in groups.items() if files)))
     nbformat.write(nb, src/'index.ipynb')
-    rows = ['| name | module | what it does |', '|---|---|---|']
-    for name, target, doc, module in sorted(names, key=lambda o: o[0].lower()):
-        rows.append(f'| [`{name}`](#{target}) | {module} | {cell_text(doc)} |')
-    (src/'api.md').write_text('\n'.join(['# Every public name', '', *rows, '']), encoding='utf-8')
+    write_names('api', 'Every public name', names)
+    (src/'api').mkdir()
+    for name, part in api_chapters().items(): write_names(f'api/{name}', f'Names: {name.replace("_", " ")}', part)
+
+
+def api_chapters():
+    "The public names of each chapter"
+    parts = {}
+    for o in names:
+        chapter = o[3].split('.')[1] if o[3].count('.') == 2 else 'top'
+        parts.setdefault(chapter, []).append(o)
+    order = ['top', 'data', 'text', 'models', 'ship', 'train', 'evaluate']
+    return {o: parts[o] for o in order if o in parts}
+
+
+def write_names(file, title, rows):
+    "Write a table of names, each a link to its entry"
+    lines = [f'# {title}', '', '| name | module | what it does |', '|---|---|---|']
+    for name, target, doc, module in sorted(rows, key=lambda o: o[0].lower()):
+        lines.append(f'| [`{name}`](#{target}) | {module} | {cell_text(doc)} |')
+    (src/f'{file}.md').write_text('\n'.join([*lines, '']), encoding='utf-8')
 
 
 style = """
@@ -142,6 +256,32 @@ table.dataframe th, table.dataframe td {border-bottom: 1px solid var(--color-bac
 table.dataframe tr, table.dataframe thead {background: transparent !important; color: inherit}
 table.dataframe tbody tr:nth-child(odd) {background: transparent !important; color: inherit}
 .content {max-width: 52em}
+div.highlight pre {white-space: pre-wrap; overflow-wrap: anywhere}
+div.cell_output {overflow-x: auto}
+.gallery {display: grid; grid-template-columns: repeat(auto-fill, minmax(13em, 1fr)); gap: 1em}
+.picture {border: 1px solid var(--color-background-border); border-radius: 6px; padding: .5em; text-decoration: none;
+  font-size: .8em; display: flex; flex-direction: column; justify-content: space-between; gap: .4em}
+.picture img {width: 100%; height: 10em; object-fit: contain; background: white; border-radius: 4px}
+.house {width: 100%; font: 12px var(--font-stack); fill: currentColor}
+.house .floor {fill: none; stroke: var(--color-background-border)}
+.house .name {font-weight: 600}
+.house .room {fill: #0072b2; stroke: #0072b2; rx: 4px}
+.house a {text-decoration: none; fill: var(--color-foreground-primary)}
+"""
+
+# A name that is asked for exactly comes first, with or without `tn.` before it
+scorer = """
+const asked = () => (new URLSearchParams(window.location.search).get('q') || '').trim().toLowerCase()
+  .replace(/^(tn|tweetnb)\\./, '').replace(/[._]/g, '-');
+const Scorer = {
+  score: ([page, title, anchor, , score]) => {
+    const place = (anchor || '').replace(/-class$/, ''), q = asked();
+    const exact = q && place.startsWith('#tweetnb-') && (place.endsWith('-' + q));
+    return score + (exact ? (anchor.endsWith('-class') ? 300 : 200) - place.length : 0);
+  },
+  objNameMatch: 11, objPartialMatch: 6, objPrio: {0: 15, 1: 5, 2: -5}, objPrioDefault: 0,
+  title: 15, partialTitle: 7, term: 5, partialTerm: 2,
+};
 """
 
 
@@ -159,10 +299,13 @@ html_theme = 'furo'
 html_title = {cfg['title']!r}
 html_static_path = ['_static']
 html_css_files = ['tweetnb.css']
+html_extra_path = ['_extra']
+html_search_scorer = '_static/scorer.js'
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'misc.highlighting_failure', 'toc.not_included']
 """, encoding='utf-8')
     (src/'_static').mkdir(exist_ok=True)
     (src/'_static'/'tweetnb.css').write_text(style, encoding='utf-8')
+    (src/'_static'/'scorer.js').write_text(scorer, encoding='utf-8')
 
 
 class Links(HTMLParser):
@@ -198,6 +341,10 @@ def main():
     for path in sorted((root/'nbs').rglob('*.ipynb')):
         if '.ipynb_checkpoints' not in path.parts: page(path)
     if (root/'nbs'/'images').exists(): shutil.copytree(root/'nbs'/'images', src/'images')
+    for path in (root/'nbs'/'docs').glob('*.md'):
+        if path.stem != 'architecture': shutil.copy(path, src/'docs'/path.name)
+    gallery()
+    house()
     index()
     conf()
     html = src.parent/'html'

@@ -29,19 +29,25 @@ def imported(node, module):
     return [base, *(f'{base}.{a.name}' for a in node.names)]
 
 
-def main():
-    known, bad, n = rooms(), [], 0
-    for module, (number, notebook) in known.items():
+def arrows():
+    "(module, what it imports) -> line, for all modules of the house"
+    known, found = rooms(), {}
+    for module in known:
         path = root.joinpath(*module.split('.')).with_suffix('.py')
         for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
             if not isinstance(node, (ast.Import, ast.ImportFrom)): continue
             for name in imported(node, module):
-                if name not in known or name == module: continue
-                n += 1
-                if known[name][0] >= number:
-                    bad.append(f'{notebook}: line {node.lineno} of {module} imports {name}, which is {known[name][1]}')
+                if name in known and name != module: found[module, name] = node.lineno
+    return found
+
+
+def main():
+    known, found, bad = rooms(), arrows(), []
+    for (module, name), line in found.items():
+        (number, notebook), (other, its) = known[module], known[name]
+        if other >= number: bad.append(f'{notebook}: line {line} of {module} imports {name}, which is {its}')
     if bad: sys.exit('\n'.join(['A module may import only modules with lower numbers:', *bad]))
-    print(f'{len(known)} modules, {n} imports, each of a lower number; no circle.')
+    print(f'{len(known)} modules, {len(found)} imports, each of a lower number; no circle.')
 
 
 if __name__ == '__main__': main()

@@ -22,7 +22,7 @@ _names = {
     'predict_dataset': 'ship.shards',
     'decide': 'ship.bundle', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
-    'sample_path': 'core'}
+    'sample_path': 'core', 'app': 'ship.app'}
 
 # What notebooks want beside these, in `from tweetnb.all import *`
 _more = {
@@ -47,7 +47,10 @@ __all__ = ['__version__', *_names]
 def __getattr__(name):
     "Import a name when it is first used"
     module = _names.get(name) or _more.get(name)
-    if module is None: raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    if module is None:
+        from difflib import get_close_matches
+        near = ''.join(f'. Did you mean {o!r}?' for o in get_close_matches(name, [*_names, *_more], 1))
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}{near}')
     value = getattr(importlib.import_module(f'{__name__}.{module}'), name)
     if name not in globals(): globals()[name] = value        # `train` is there by now, as a chapter that can be called
     return globals()[name]

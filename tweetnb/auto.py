@@ -9,6 +9,7 @@ __all__ = ['make_splits', 'choose_cleaner', 'Candidate', 'ladder', 'plan_epochs'
 # %% ../nbs/56_auto.ipynb #54cea05a
 import json, math, re, time
 from dataclasses import dataclass, replace
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -150,14 +151,14 @@ def fit_to_time(
     per_tweet:float, # Seconds that one tweet takes in training
     budget:float # Seconds
 ) -> Config|None: # `None` if there is not enough time for anything worth while
-    "Choose epochs, and a number of tweets, for a budget of time"
-    steps = math.ceil(n/config.bs)
-    epochs = plan_epochs(config.model, steps)
+    "Choose epochs for a budget of time; the clock ends the last one"
     affordable = budget/(n*per_tweet)                       # epochs
-    if affordable >= 1: return replace(config, epochs=max(1, min(epochs, int(affordable))))
-    least = min(n, 3000)
-    if affordable*n < least: return None
-    return replace(config, epochs=1, limit=int(affordable*n), probe=None)   # a head fitted first costs a quarter more
+    if affordable*n < min(n, 3000): return None
+    epochs = min(plan_epochs(config.model, math.ceil(n/config.bs)), math.ceil(affordable))
+    config = replace(config, epochs=epochs, seconds=round(budget, 1))
+    if affordable >= 1: return config
+    limit = min(n, int(1.5*affordable*n))                   # more than are expected to be read in time
+    return replace(config, limit=limit, probe=None)         # a head fitted first costs a quarter of an epoch
 
 # %% ../nbs/56_auto.ipynb #de588d2e
 @dataclass
@@ -167,6 +168,7 @@ class Found:
     probs:pd.DataFrame # Its probabilities for the validation tweets, float [tweets, labels]
     config:Config # How it was trained
     seconds:float # What it took
+    answers:float # Seconds that it will need for the test tweets
 
 class Search:
     "The state of a search: what was tried, what it gave, and how much time is left"
@@ -199,8 +201,9 @@ class Search:
 
     @property
     def left(self) -> float:
-        "Seconds that are left"
-        return self.seconds - (time.perf_counter() - self.started)
+        "Seconds that are left, without those that the test tweets will take"
+        answers = sum(o.answers for o in self.found.values())
+        return self.seconds - answers - (time.perf_counter() - self.started)
 
     def score(self, probs:pd.DataFrame) -> float:
         "The metric on the validation tweets, turned round where lower is better"
@@ -237,7 +240,8 @@ def _whole(df):
 def _fitted_head(search, config):
     "The classifier that an earlier candidate gave for the same frozen encoder, or `None`"
     if config.probe != 'first' or search.cross: return None
-    same = [o for o in search.found.values() if o.config == replace(config, probe='only', epochs=o.config.epochs)]
+    frozen = replace(config, probe='only', seconds=None)
+    same = [o for o in search.found.values() if o.config == replace(frozen, epochs=o.config.epochs)]
     return same[0].classifier if same else None
 
 def _try(search, config, seed):
@@ -295,6 +299,11 @@ def _affordable_words(search, config):
     takes = (time.perf_counter() - start)*n/few
     return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/3 else config
 
+def _without_head(search, config, seconds):
+    "A configuration whose clock leaves the time for a head, if that must be fitted first"
+    if config.probe != 'first' or _fitted_head(search, config): return config
+    return replace(config, seconds=max(config.seconds - seconds, 1))
+
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
@@ -306,9 +315,13 @@ def _planned(search, candidate, config, reserve):
     left = min(search.left - reserve, candidate.share*search.seconds) - answers
     if candidate.cost == 'probe':
         needed = per_tweet/4*n + 5 + folds*n/1000
-        return (config, None) if needed < left else (None, f'needs {needed:,.0f} s, {max(left, 0):,.0f} s are left')
+        if needed >= left: return None, f'needs {needed:,.0f} s, {max(left, 0):,.0f} s are left'
+        if config.model != 'bert': return config, None
+        later = search.left - reserve - answers             # what fine-tuning has, without this and with it
+        spoilt = fit_to_time(config, n, per_tweet, later/folds) and later - needed < folds*n*per_tweet
+        return (None, f'its {needed:,.0f} s are better spent on fine-tuning') if spoilt else (config, None)
     planned = fit_to_time(config, n, per_tweet, left/folds - 1)
-    if planned is not None: return planned, None
+    if planned is not None: return _without_head(search, planned, per_tweet/4*n), None
     return None, f'one epoch needs {folds*(n*per_tweet + 1):,.0f} s, {max(left, 0):,.0f} s are left'
 
 def _configure(search, candidate, reserve):
@@ -320,6 +333,14 @@ def _configure(search, candidate, reserve):
     if planned is None and config.max_len > 128 and candidate.cost != 'linear':
         planned,reason = _planned(search, candidate, replace(config, max_len=128), reserve)
     return planned, reason
+
+def _answer_seconds(search, classifier):
+    "Seconds that a classifier needs for the test tweets, by how long a few take"
+    test = search.df[search.df['split'] == 'test']
+    some = test.sample(min(len(test), 256), random_state=search.seed)
+    start = time.perf_counter()
+    classifier.predict_proba(some)
+    return (time.perf_counter() - start)*len(test)/max(len(some), 1)
 
 def _place(search, name): return search.checkpoints/re.sub(r'\W+', '-', name)
 
@@ -342,7 +363,9 @@ def _restore(search, name):
                            remedy='Choose another folder.')
     probs = pd.DataFrame(np.load(folder/'probs.npy'), index=search.valid.index, columns=search.labels)
     row = kept['row']
-    search.found[name] = Found(load(folder/'bundle'), probs, Config(**kept['config']), row['seconds'])
+    classifier = load(folder/'bundle')
+    answers = _answer_seconds(search, classifier)
+    search.found[name] = Found(classifier, probs, Config(**kept['config']), row['seconds'], answers)
     search.started -= row['seconds']                        # the budget covers all runs together
     search.add(name, row['score'], row['seconds'], row['note'])
     return True
@@ -361,11 +384,12 @@ def try_candidate(
         if config is None: return skip(f'skipped: {reason}')
         classifier,probs = _try(search, config, search.seed + candidate.seed)
         score = search.score(probs)
+        answers = _answer_seconds(search, classifier)
     except Exception as e:                                  # whatever it is, the other candidates go on
         why = str(e).partition('\n')[0] or type(e).__name__
         return skip(f'failed: {why}')
     seconds = time.perf_counter() - start
-    search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds)
+    search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds, answers)
     search.add(candidate.name, score, seconds, _describe(config, len(search.train)))
     if search.checkpoints: _keep(search, candidate.name)
 
@@ -504,13 +528,15 @@ def train(
     checkpoints:str|Path|None=None # Keep every trained candidate in this folder; the same call goes on from there
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
+    if not (isinstance(minutes, Real) and minutes > 0):
+        raise TweetnbError(f'minutes={minutes!r} is not a number above 0', remedy='Write minutes=10.')
     if out is not None: check_writable(out)
     resolve_device(device)
     df = make_splits(_table(data), _table(valid), _table(test), seed)
     search = Search(df, metric, minutes, seed, device, show, checkpoints)
     even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels)
     search.score(even)                                      # raises for an unknown metric
-    reserve = min(.1*search.seconds, 60)
+    reserve = min(.03*search.seconds, 30)                   # for the ensemble and the temperature
     try:
         if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path())

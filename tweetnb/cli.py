@@ -26,16 +26,16 @@ main = partial(run_commands, app)                      # the console script `twe
 
 # %% ../nbs/60_cli.ipynb #d44fa8da
 _Reading = partial(Option, rich_help_panel='Reading the file')
-File = Annotated[Path, Argument(help='Tweets: CSV, TSV, JSONL, Parquet, Excel, or the layout of a known data set.')]
+File = Annotated[Path, Argument(help='CSV, TSV, JSONL, Parquet, Excel, or a known data set.')]
 Folder = Annotated[Path, Argument(metavar='DIR', help="A bundle, as 'tweetnb train' makes it.")]
-Out = Annotated[Path, Option('--out', help='Where the bundle goes; an older bundle there is replaced.')]
+Out = Annotated[Path, Option('--out', help='Place of the bundle; an older one is replaced.')]
 TextColumn = Annotated[str|None, _Reading('--text', help='Text column (auto-detected).')]
 LabelColumn = Annotated[str|None, _Reading('--label', help='Label column (auto-detected); or joy,anger of 0 and 1.')]
 LabelDelim = Annotated[str|None, _Reading('--label-delim', help='Separates several labels a tweet.')]
 Names = Annotated[str|None, _Reading('--names', help='Names of labels: 0=negative,4=positive.')]
 Format = Annotated[str|None, _Reading('--format', help='Layout of the file (auto-detected).')]
 Limit = Annotated[int|None, _Reading('--limit', min=1, help='Read at most this many rows.')]
-Device = Annotated[str, Option('--device', help="'auto' for a GPU if there is one, cpu, cuda or xla.")]
+Device = Annotated[str, Option('--device', help='auto (a GPU if there is one), cpu, cuda or xla.')]
 Minutes = Annotated[float, Option('--minutes', min=.1, help='Budget of time for auto.')]
 Epochs = Annotated[int|None, Option('--epochs', min=1, help='Epochs (default: per model).')]
 Seed = Annotated[int, Option('--seed', help='The same seed gives the same result on a CPU.')]
@@ -49,8 +49,8 @@ def _read(file, text=None, label=True, names=None, format=None, limit=None, quie
     return df
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
-_models = "'auto' for the best that the time allows; or tfidf, ngram, rnn, gru, lstm, bilstm, subword, bert, …"
-_metrics = 'What auto maximises: accuracy, macro_f1, macro_recall, f1:LABEL, roc_auc, …'
+_models = 'auto, or tfidf, ngram, gru, bilstm, subword, bert…'
+_metrics = 'Of auto: accuracy, macro_f1, f1:LABEL, roc_auc, …'
 
 @app.command()
 def train(
@@ -346,11 +346,15 @@ def export(
 @app.command('app')
 def run_app(
     folder:Annotated[Path|None, Argument(metavar='DIR', help='A bundle or a folder of them (default: ours).')] = None,
-    port:Annotated[int, Option('--port', help='Port of the page.')] = 8501):
+    port:Annotated[int, Option('--port', help='Port of the page.')] = 8501,
+    space:Annotated[Path|None, Option('--space', help='Make a folder for a Hugging Face Space instead.')] = None):
     "Open a page where tweets can be typed, pasted or uploaded."
-    from tweetnb.ship.app import run_app as open_page
+    from tweetnb.ship.app import make_space, run_app as open_page
     from tweetnb.train.encoders import packaged_bundles
-    open_page(folder or packaged_bundles(), port=port)
+    folder = folder or packaged_bundles()
+    if space is None: return open_page(folder, port=port)
+    make_space(folder, space)
+    out.print(f'Wrote {space}. Create a Docker Space at huggingface.co/new-space and push this folder to it.')
 
 @app.command()
 def serve(

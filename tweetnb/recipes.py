@@ -164,7 +164,8 @@ def load_recipe(
         return Recipe(**values, config=config)
     except FileNotFoundError: raise TweetnbError('no such file', path=path) from None
     except (ValueError, TypeError, KeyError, AttributeError) as e:
-        raise TweetnbError(f'not a recipe ({e})', path=path, remedy='Save one with `recipe(…).save(path)`.') from e
+        why = f'it has no {e}' if isinstance(e, KeyError) else e
+        raise TweetnbError(f'not a recipe ({why})', path=path, remedy='Save one with `recipe(…).save(path)`.') from e
 
 # %% ../nbs/57_recipes.ipynb #0f035d59
 class RecipeResult:
@@ -216,14 +217,11 @@ def published_form(
 @patch
 def tweets(self:Recipe,
     folder:str|Path|None=None, # Where the data are; default: see `load_dataset`
-    sample:bool|None=None # Use the packaged stand-in? Default: for `quick`, if the data are missing
+    sample:bool=False # Use the packaged stand-in?
 ) -> pd.DataFrame: # `text`, `label`, `split`
     "Load the data of the recipe, split"
     if sample: return load_sample(self.data, self.seed)
-    try: return load_dataset(self.data, folder, self.limit, self.valid_pct, self.seed)
-    except TweetnbError:
-        if sample is False or self.variant != 'quick': raise
-        return load_sample(self.data, self.seed)
+    return load_dataset(self.data, folder, self.limit, self.valid_pct, self.seed)
 
 def _write_folder(result, df):
     "Write the folder of a run"
@@ -251,7 +249,7 @@ def _write_folder(result, df):
 def run(self:Recipe,
     folder:str|Path|None=None, # Where results go; default: `runs/NAME-VARIANT`
     data:pd.DataFrame|str|Path|None=None, # A table with `split`, or the folder of the data
-    sample:bool|None=None, # Use the packaged stand-in? Default: for `quick`, if the data are missing
+    sample:bool=False, # Use the packaged stand-in?
     device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     runner:str|None=None, # A runner, where one device is not enough: 'ddp' or 'xla'
     cbs:list|tuple=(), # More callbacks

@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
-from .core import TweetnbError
+from .core import TweetnbError, versions
 
 # %% ../nbs/58_terminal.ipynb #1962a665
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, force_jupyter=False,
@@ -83,7 +83,8 @@ def parse_settings(
 # %% ../nbs/58_terminal.ipynb #956b6e93
 def _as_options(remedy):
     "Name options where the library names parameters"
-    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names')
+    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names',
+                   device='device', min_precision='min-precision', min_recall='min-recall', coverage='coverage')
     for name,option in options.items():
         remedy = remedy and remedy.replace(f"{name}='", f"--{option} '").replace(f'{name}=', f'--{option} ')
     return remedy
@@ -94,9 +95,16 @@ class Commands(typer.core.TyperGroup):
         try: return super().invoke(ctx)
         except TweetnbError as e: raise TweetnbError(e.problem, e.path, e.line, _as_options(e.remedy)) from e
 
+_extras = dict(onnx='onnxruntime', app='streamlit', serve='fastapi', interpret='captum', ray='ray', spell='symspellpy',
+               datasets='datasets', xlsx='openpyxl', tensorboard='tensorboard', wandb='wandb', tpu='torch_xla')
+
 def _version(wanted:bool):
     if not wanted: return
-    print(f'tweetnb {__version__}')
+    extras = versions(_extras.values())
+    missing = [name for name,package in _extras.items() if package not in extras]
+    print(f'tweetnb {__version__}', *(f'  {name} {o}' for name,o in versions().items()), sep='\n')
+    print('Extras:', *(f'{name} ({o} {extras[o]})' for name,o in _extras.items() if o in extras))
+    if missing: print('Not installed:', *missing, f"— pip install 'tweetnb[{missing[0]}]'")
     raise typer.Exit()
 
 def command_line(
@@ -107,7 +115,7 @@ def command_line(
                       context_settings=dict(help_option_names=['-h', '--help']))
     @app.callback()
     def common(
-        version:bool=typer.Option(False, '--version', callback=_version, is_eager=True, help='Print the version.'),
+        version:bool=typer.Option(False, '--version', callback=_version, is_eager=True, help='Say what is installed.'),
         debug:bool=typer.Option(False, '--debug', help='Show the whole traceback of an error.')):
         pass
     return app

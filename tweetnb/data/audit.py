@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastcore.basics import patch
 
-from ..core import TweetnbError
+from ..core import TweetnbError, plot_style
 from ..metrics import is_multilabel
 from .read import SPLITS
 
@@ -563,6 +563,7 @@ def audit(
 
 # %% ../../nbs/06_audit.ipynb #fb6c45fb
 @patch
+@plot_style()
 def plot(self:Audit,
     classes:int=20 # Maximum number of classes to show
 ): # The axes
@@ -571,7 +572,9 @@ def plot(self:Audit,
     parts,bars = _splits(self.df) or {'rows': self.df}, self.tables.get('balance')
     fig,axes = plt.subplots(1, 1 if bars is None else 2, figsize=(9, 3), squeeze=False, layout='constrained')
     words = {n: _words(d['text']) for n,d in parts.items()}
-    edges = np.linspace(0, max(1, self.lengths.loc['all', 'words 99 %']), 40)
+    longest = self.lengths.loc['all', 'words 99 %']
+    step = max(1, round(longest/40))                                     # words are whole, so bins are
+    edges = np.arange(0, longest + 2*step, step) - .5
     axes[0, 0].hist(list(words.values()), edges, density=True, histtype='step', label=list(parts))
     axes[0, 0].set(title='Lengths', xlabel='words', ylabel='share of rows')
     axes[0, 0].legend()

@@ -333,6 +333,9 @@ class Cleaner:
     def __init__(self,
         steps:Iterable=() # Names of steps, or pairs of a name and a dict of parameters, in the order in which they run
     ):
+        if isinstance(steps, str):
+            remedy = f'Write Cleaner.preset({steps!r}) or Cleaner([{steps!r}]).'
+            raise TweetnbError(f'{steps!r} is not a list of steps', remedy=remedy)
         self.steps = [_full(s) for s in steps]
         self._run = [partial(STEPS[n], **p) for n,p in self.steps]
         for f in self._run: f('')  # a bad parameter fails now, not in the middle of a file

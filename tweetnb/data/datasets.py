@@ -7,7 +7,7 @@ __all__ = ['five_emoji', 'DATASETS', 'DownloadError', 'download', 'unpack', 'Dat
            'convert']
 
 # %% ../../nbs/08_datasets.ipynb #345532d2
-import difflib, hashlib, http.client, json, os, shutil, tarfile, time, zipfile, zlib
+import difflib, hashlib, http.client, json, os, shutil, sys, tarfile, time, warnings, zipfile, zlib
 import urllib.error, urllib.parse, urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -264,6 +264,14 @@ def _github(repo, commit, folder=''):
     return (f'https://raw.githubusercontent.com/{repo}/{commit}/{folder}',
             f'https://cdn.jsdelivr.net/gh/{repo}@{commit}/{folder}')
 
+def _stanford(path):
+    "Return two addresses of a file at Stanford"
+    return f'https://{path}', f'http://{path}'
+
+def _parquet(config, **stems):
+    "Return the layout of a configuration on the Hugging Face hub, whose files for a split begin with a stem"
+    return {split: f'{config}/{stem}-*.parquet' for split,stem in stems.items()}
+
 _sentiment = {'0': 'negative', '2': 'neutral', '4': 'positive'}
 _valence = {'-1': 'negative', '0': 'neutral', '1': 'positive'}
 
@@ -300,23 +308,18 @@ _systems = [
         layouts=({'train': 'training.1600000.processed.noemoticon.csv', 'test': 'testdata.manual.2009.06.14.csv'},
                  {'train': ['positive.txt', 'negative.txt'], 'test': 'testdata.manual.2009.06.14.csv'}),
         labels=_sentiment, rows={'train': 1_600_000, 'test': 498}, read=dict(encoding='latin-1'),
-        urls=('https://cs.stanford.edu/people/alecmgo/trainingandtestdata.zip',
-              'http://cs.stanford.edu/people/alecmgo/trainingandtestdata.zip'),
-        size=81_363_704, sha256='004a3772c8a7ff9bbfeb875880f47f0679d93fc63e5cf9cff72d54a8a6162e57',
+        urls=_stanford('cs.stanford.edu/people/alecmgo/trainingandtestdata.zip'), size=81_363_704,
+        sha256='004a3772c8a7ff9bbfeb875880f47f0679d93fc63e5cf9cff72d54a8a6162e57',
         folders=('sentiment140', 'trainingandtestdata'), sample='sentiment140.csv'),
     Dataset('imdb', 'the sentiment of a film review',
         home='https://ai.stanford.edu/~amaas/data/sentiment/', licence='none stated; cite the paper',
         citation='Maas et al., Learning Word Vectors for Sentiment Analysis, ACL 2011',
-        layouts=({'train': 'train', 'test': 'test', 'unlabelled': 'train/unsup'},
-                 {'all': 'aclImdb_50k.csv'},
-                 {'train': 'plain_text/train-*.parquet', 'test': 'plain_text/test-*.parquet',
-                  'unlabelled': 'plain_text/unsupervised-*.parquet'}),
-        labels={'neg': 'negative', 'pos': 'positive', '0': 'negative', '1': 'positive'},
-        rows={'train': 25_000, 'test': 25_000, 'unlabelled': 50_000},
-        read=dict(format='folders'), hub='stanfordnlp/imdb',
-        urls=('https://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz',
-              'http://ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz'),
-        size=84_125_825, sha256='c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe',
+        layouts=({'train': 'train', 'test': 'test', 'unlabelled': 'train/unsup'}, {'all': 'aclImdb_50k.csv'},
+                 _parquet('plain_text', train='train', test='test', unlabelled='unsupervised')),
+        labels={'neg': 'negative', 'pos': 'positive', '0': 'negative', '1': 'positive'}, read=dict(format='folders'),
+        rows={'train': 25_000, 'test': 25_000, 'unlabelled': 50_000}, hub='stanfordnlp/imdb', size=84_125_825,
+        sha256='c40f74a18d3b61f90feba1e17730e0d38e8b97c05fde7008942e91923d1658fe',
+        urls=_stanford('ai.stanford.edu/~amaas/data/sentiment/aclImdb_v1.tar.gz'),
         folders=('imdb', 'aclImdb', 'imdb/aclImdb')),
 ]
 
@@ -331,8 +334,7 @@ def _tweeteval(part, task, labels, rows, citation, size=None, sha256=None):
     "Return the entry of a TweetEval task, or of a topic of its stance task"
     folder,config = f'datasets/{part}',part.replace('/', '_')
     raw = {split: f'{stem}_text.txt' for split,stem in _stems.items()}
-    parquet = {'train': f'{config}/train-*.parquet', 'valid': f'{config}/validation-*.parquet',
-               'test': f'{config}/test-*.parquet'}
+    parquet = _parquet(config, train='train', valid='validation', test='test')
     return Dataset(f'tweeteval/{part}', task, home='https://github.com/cardiffnlp/tweeteval',
         licence='TweetEval adds no restrictions; those of the task and of X (Twitter) apply',
         citation=f'Barbieri et al., TweetEval, Findings of EMNLP 2020; {citation}', layouts=(raw, parquet),
@@ -379,6 +381,8 @@ _tweeteval_tasks = [
 ]
 
 # %% ../../nbs/08_datasets.ipynb #1d39fbbc
+_topics = 'arts_&_culture business_&_entrepreneurs pop_culture daily_life sports_&_gaming science_&_technology'
+
 _more = [
     Dataset('tunizi', 'the sentiment of a Tunisian comment in Latin letters and digits',
         home='https://github.com/chaymafourati/TUNIZI-Sentiment-Analysis-Tunisian-Arabizi-Dataset',
@@ -404,9 +408,8 @@ _more = [
         citation='Antypas et al., Twitter Topic Classification, COLING 2022',
         layouts=({'train': ['train_2020.single.json', 'train_2021.single.json'],
                   'valid': 'validation_2021.single.json', 'test': 'test_2021.single.json'},),
-        labels={'0': 'arts_&_culture', '1': 'business_&_entrepreneurs', '2': 'pop_culture', '3': 'daily_life',
-                '4': 'sports_&_gaming', '5': 'science_&_technology'},
-        rows={'test': 1_693}, read=dict(format='jsonl', label='label'), hub='cardiffnlp/tweet_topic_single',
+        labels=dict(zip('012345', _topics.split())), rows={'train': 4_374, 'valid': 189, 'test': 1_693},
+        read=dict(format='jsonl', label='label'), hub='cardiffnlp/tweet_topic_single',
         urls=('https://huggingface.co/datasets/cardiffnlp/tweet_topic_single/resolve/main/dataset/split_temporal/',),
         names=tuple(f'{o}.single.json' for o in ('train_2020', 'train_2021', 'validation_2021', 'test_2021')),
         unchecked='the hub shows none', folders=('tweettopic', 'dataset/split_temporal')),
@@ -563,7 +566,7 @@ def _what_to_bring(entry, folder):
     needed = [paths for split,paths in entry.layouts[0].items() if split != 'unlabelled']
     files = entry.names or [o for paths in needed for o in ([paths] if isinstance(paths, str) else paths)]
     where = entry.urls[0] if entry.urls else f'{entry.home} (this needs an account)'
-    return f"Download {', '.join(files)} from {where} and put them in {folder}."
+    return f"Download {', '.join(files)} from {where} and put {'them' if len(files) > 1 else 'it'} in {folder}."
 
 def _find(entry, folder):
     "Return the files of `entry`: in `folder` if one is given, else on this machine or from the net"
@@ -576,12 +579,15 @@ def _find(entry, folder):
     if found: return found
     why = 'there is no address to download it from'
     try:
-        if entry.urls: found = _from_the_net(entry)
-        elif entry.kaggle: found = _look_in(entry, _from_kaggle(entry.kaggle))
-        if found: return found
-        if entry.urls or entry.kaggle: why = 'what was downloaded has another layout'
+        if os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE'):
+            raise DownloadError('HF_HUB_OFFLINE is set')
+        if entry.urls or entry.kaggle:
+            print(f'{entry.name}: licence: {entry.licence}; please cite {entry.citation}', file=sys.stderr)
+            found = _from_the_net(entry) if entry.urls else _look_in(entry, _from_kaggle(entry.kaggle))
+            if found: return found
+            why = 'what was downloaded has another layout'
     except DownloadError as e: why = e.problem if e.path is None else f'{e.path}: {e.problem}'
-    raise TweetnbError(f'the data set {entry.name!r} is not on this machine ({why})',
+    raise DownloadError(f'the data set {entry.name!r} is not on this machine ({why})',
         remedy=_what_to_bring(entry, data_path((entry.folders or (entry.name,))[0])))
 
 def _entry(name):
@@ -623,8 +629,13 @@ def _read_unlabelled(found):
         if not path.is_dir(): return read_tweets(path, text=found.read.get('text'), label=False)
         files = sorted(path.glob('*.txt'))
         return pd.DataFrame({'text': [file.read_text('utf-8', 'replace') for file in files]})
-    df = pd.concat([read(path) for path in found.splits['unlabelled']], ignore_index=True)
-    return df.drop(columns='label', errors='ignore').assign(split='unlabelled')
+    return pd.concat([read(path) for path in found.splits['unlabelled']], ignore_index=True)
+
+def _append_unlabelled(df, more):
+    "Return the labelled rows, then the others as split 'unlabelled'"
+    more = more.drop(columns='label', errors='ignore').assign(split='unlabelled')
+    df = pd.concat([df.astype({'split': str}), more], ignore_index=True)
+    return df.assign(label=df['label'].astype('category'))
 
 def _fewer(df, n, seed):
     "Return at most `n` training rows, validation rows in proportion (200 or more), and all test rows"
@@ -645,11 +656,16 @@ def load_dataset(
     limit:int|None=None, # Training rows at most, drawn with `seed`; test rows stay complete
     valid_pct:float=.1, # Share of the training rows to validate on, for data that came without a validation set
     seed:int=42, # Of the split and the draw
-    unlabelled:bool=False # Append the rows without labels as split 'unlabelled', where the data set has any?
+    unlabelled:bool=False, # Append the rows without labels as split 'unlabelled', where the data set has any?
+    sample:bool=False # Load the packaged stand-in, with a warning, where the data set cannot be had?
 ) -> pd.DataFrame: # `text`, `label`, `split`, then the files' other columns; terms and origin in `attrs`
     "Load a public data set with the split that its published scores refer to, without leaks between the splits"
     entry = _entry(name)
-    found = _find(entry, folder)
+    try: found = _find(entry, folder)
+    except DownloadError as e:
+        if not sample: raise
+        warnings.warn(f'Invented tweets stand in for {name!r}: {e}')
+        return load_sample(name, seed, unlabelled)
     df = _read_splits(entry, found)
     rows = df['split'].value_counts().to_dict() if 'split' in df else {'all': len(df)}
     df = drop_leaks(split_tweets(df, valid=valid_pct, seed=seed))
@@ -660,8 +676,7 @@ def load_dataset(
             raise TweetnbError(f'no unlabelled rows of {name!r}', path=found.folder, remedy='Use unlabelled=False.')
         more = _read_unlabelled(found)
         rows['unlabelled'] = len(more)
-        df = pd.concat([df.astype({'split': str}), more], ignore_index=True)
-        df['label'] = df['label'].astype('category')
+        df = _append_unlabelled(df, more)
     terms = dict(dataset=name, licence=entry.licence, citation=entry.citation, home=entry.home)
     df.attrs = attrs | terms | dict(source=str(found.folder), rows=rows)
     return df
@@ -669,13 +684,15 @@ def load_dataset(
 # %% ../../nbs/08_datasets.ipynb #d3e53a3e
 def load_sample(
     name:str, # A name in `DATASETS`
-    seed:int=42 # Of the split
+    seed:int=42, # Of the split
+    unlabelled:bool=False # Append rows without labels as split 'unlabelled'?
 ) -> pd.DataFrame: # `text`, `label`, `split`
     "Load the packaged stand-in for a data set"
     entry = _entry(name)
     df = read_tweets(sample_path(entry.sample), label=True).drop(columns='split', errors='ignore')
     names = entry.labels if entry.sample == 'sentiment140.csv' else None
-    return split_tweets(df.assign(label=_named(df['label'], names)), valid=.2, seed=seed)
+    df = split_tweets(df.assign(label=_named(df['label'], names)), valid=.2, seed=seed)
+    return _append_unlabelled(df, read_tweets(sample_path('tweets_test.csv'), label=False)) if unlabelled else df
 
 # %% ../../nbs/08_datasets.ipynb #3ae26ab2
 def _write_shard(df, path):

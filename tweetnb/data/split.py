@@ -241,8 +241,8 @@ def _cut(split, group, label, asked, seed):
     out,names = split.copy(), np.array(['train', *asked], dtype=object)
     out[pool] = names[part]
     if lost := [s for s in asked if not (out == s).any()]:
-        remedy = 'Ask for more rows, or use kfold_tweets.'
-        problem = f'no group of rows is small enough for {lost[0]}: {asked[lost[0]]:,} of {n:,} rows'
+        remedy = 'Get more labelled rows, ask for a larger share, or use kfold_tweets.'
+        problem = f'no group of rows is small enough for {lost[0]}, which is to have {asked[lost[0]]:,} of {n:,} rows'
         raise TweetnbError(problem, remedy=remedy)
     return out
 

@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
-from ..core import TweetnbError, atomic_path, fingerprint, progress, versions
+from ..core import TweetnbError, atomic_path, fingerprint, plot_style, progress, versions
 from ..data.audit import audit
 from ..data.read import read_tweets
 from ..data.split import split_tweets
@@ -192,6 +192,7 @@ def _name_points(ax, x, y, err):
         ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=line)
 
 @patch
+@plot_style()
 def plot(self:Comparison,
     ax=None # Axes to draw on; default: new ones
 ): # The axes

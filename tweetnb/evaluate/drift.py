@@ -146,7 +146,7 @@ def load(cls:Profile,
     file = Path(folder)/_file
     if not file.is_file():
         raise TweetnbError('the bundle has no profile to compare with', path=folder,
-                           remedy='Give tweets like those it was trained on: --against FILE.')
+                           remedy='Give tweets like those it was trained on: against=… (--against FILE).')
     with safe_open(file, 'np') as f:
         kept,arrays = json.loads(f.metadata()['profile']), {k: f.get_tensor(k) for k in f.keys()}
     words = csr_matrix((arrays['values'], arrays['columns'], arrays['ends']), (len(arrays['ends']) - 1, _columns))

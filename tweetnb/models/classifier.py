@@ -33,6 +33,8 @@ def as_texts(
             columns = ', '.join(map(str, tweets))
             raise TweetnbError("the table has no column 'text'", remedy=f'It has {columns}; give df[column].')
         tweets = tweets['text']
+    if not hasattr(tweets, '__iter__'):
+        raise TweetnbError(f'{tweets!r} is not a tweet', remedy='Give a string, a list, a Series or a table.')
     texts = tweets if isinstance(tweets, pd.Series) else pd.Series(list(tweets), dtype=object)
     missing = texts.isna()
     return texts.astype(object).where(~missing, '').map(str)

@@ -121,7 +121,8 @@ def _one(labels, label):
     raise TweetnbError(f'unknown label {label!r}', remedy=f"Choose from {', '.join(map(str, labels))}.")
 
 def _check_share(name, value):
-    if not 0 < value < 1: raise TweetnbError(f'{name}={value} is not between 0 and 1')
+    if not 0 < value < 1: 
+        raise TweetnbError(f'{name}={value} is not between 0 and 1', remedy='Write .95 for 95 %.')
 
 # %% ../../nbs/17_decide.ipynb #244fd17a
 def choose_precision(
@@ -231,8 +232,9 @@ def choose_decision(
         parts.append(choose_recall(probs, true, label, min_recall, risk))
     if with_costs: parts.append(cost_decision(list(probs.columns), costs or {}, abstain_cost, abstain))
     if coverage is not None: parts.append(choose_sets(probs, true, coverage, by_label))
-    if not parts: raise TweetnbError('nothing is wanted of the decision', remedy='Give a precision, a recall, costs or '
-                                     'a coverage.')
+    if not parts:
+        remedy = 'Give min_precision=.9, min_recall=.9, coverage=.9 or costs.'
+        raise TweetnbError('nothing is wanted of the decision', remedy=remedy)
     res,chosen = Decision(abstain=abstain), {}
     for part in parts:
         chosen |= part.chosen

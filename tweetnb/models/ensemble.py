@@ -51,7 +51,8 @@ class Ensemble(Classifier):
         info:dict|None=None # What is known of its training
     ):
         members = list(members)
-        if not members: raise TweetnbError('an ensemble needs at least one member')
+        if not members: 
+            raise TweetnbError('an ensemble needs at least one member', remedy='Give classifiers or bundles.')
         super().__init__(members[0].labels, None, info)
         self.members = members
         self.problem_type = members[0].problem_type

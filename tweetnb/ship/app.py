@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['upload_types', 'find_bundles', 'load_cached', 'emoji_and_name', 'probability_bars', 'tweet_card', 'save_upload',
-           'label_table', 'model_card', 'model_summary', 'page', 'run_app']
+           'label_table', 'model_card', 'model_summary', 'page', 'run_app', 'app', 'make_space']
 
 # %% ../../nbs/34_app.ipynb #8a696569
-import gzip, re, tempfile, threading, zlib
+import atexit, gzip, json, re, shutil, subprocess, sys, tempfile, threading, zlib
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from html import escape
@@ -20,7 +20,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from ..core import TweetnbError
+from .. import __version__
+from ..core import TweetnbError, atomic_path
 from ..data.read import read_tweets
 from ..models.classifier import Classifier
 from .bundle import load
@@ -106,6 +107,7 @@ _css = '''<style>
 .tw-why{margin-top:.5rem;font-size:.95rem;overflow-wrap:anywhere}
 .tw-why span[style]{border-radius:.2rem}
 .tw-rest{font-size:.8rem;opacity:.75}
+textarea{unicode-bidi:plaintext}
 @media(max-width:640px){[data-testid=InputInstructions]{display:none}}
 </style>'''
 
@@ -288,6 +290,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
         cards.append(tweet_card(text, answers, reasons, {name: rows[i] for name,rows in said.items()}))
     st.html(''.join(cards))
     if why: st.caption('Blue words argue for the label, orange words against it.')
+    _correct_labels(st, 'tweets', texts, classifiers)
 
 def _explain_all(st, classifiers, texts):
     "Name -> attributions of the texts; a classifier that cannot explain itself shows why"
@@ -301,32 +304,38 @@ def _explain_all(st, classifiers, texts):
 
 # %% ../../nbs/34_app.ipynb #43b54b55
 def _file_tab(st, classifiers, max_chars, max_rows):
-    "Upload a file"
+    "Upload files"
     size = st.get_option('server.maxUploadSize')
     with st.form('file', border=False):
-        title = f'A file of tweets, up to {size} MB: CSV, TSV, JSONL, Parquet or text, also as .gz'
-        upload = st.file_uploader(title, type=[*(ending[1:] for ending in upload_types), 'gz'])
+        title = f'Files of tweets, up to {size} MB each: CSV, TSV, JSONL, Parquet or text, also as .gz'
+        endings = [*(ending[1:] for ending in upload_types), 'gz']
+        uploads = st.file_uploader(title, type=endings, accept_multiple_files=True)
         column = st.text_input('Name of the text column', placeholder='(auto-detected)', max_chars=200)
         clicked = st.form_submit_button('Classify the file', type='primary')
     state = st.session_state
-    if clicked and upload is None: st.info(f'Choose a file of at most {size} MB first.')
-    if clicked and upload is not None:
+    if clicked and not uploads: st.info(f'Choose a file of at most {size} MB first.')
+    if clicked and uploads:
         state.pop('job', None)
-        try: state['job'] = _new_job(upload, column, max_chars, max_rows)
+        try: state['job'] = _new_job(uploads, column, max_chars, max_rows)
         except TweetnbError as e: return _show_error(st.error, e)
         _run_job(st, state['job'], classifiers)
-    if 'job' in state: _show_job(st, state['job'])
+    if 'job' in state: _show_job(st, state['job'], classifiers)
 
-def _new_job(upload, column, max_chars, max_rows):
-    "Read an upload; return the table, the labelled pieces (none yet), and notes on rows left out"
-    with save_upload(upload, upload.name) as path:
-        df = read_tweets(path, text=column.strip() or None, label=False, limit=max_rows)
+def _new_job(uploads, column, max_chars, max_rows):
+    "Read uploads; return one table, the labelled pieces (none yet), and notes on rows left out"
+    tables,notes = [], []
+    for upload in uploads:
+        with save_upload(upload, upload.name) as path:
+            df = read_tweets(path, text=column.strip() or None, label=False, limit=max_rows)
+        where = f'{upload.name}: ' if len(uploads) > 1 else ''
+        for reason,n in df.attrs['read']['rejected'].items():
+            notes.append(f"{where}{n:,} {'row' if n == 1 else 'rows'} rejected: {reason}.")
+        df.attrs = {}
+        tables.append(df.assign(file=upload.name) if where else df)
+    df = pd.concat(tables, ignore_index=True).head(max_rows)
+    if len(df) == max_rows: notes.append(f'Only the first {max_rows:,} tweets are read.')
     n_long = int((df['text'].str.len() > max_chars).sum())
     df['text'] = df['text'].str.slice(0, max_chars)
-    notes = []
-    for reason,n in df.attrs['read']['rejected'].items():
-        notes.append(f"{n:,} {'row' if n == 1 else 'rows'} rejected: {reason}.")
-    if len(df) == max_rows: notes.append(f'Only the first {max_rows:,} tweets are read.')
     if n_long: notes.append(f'{n_long:,} tweets of more than {max_chars:,} characters are cut.')
     return dict(df=df, parts=[], notes=notes)
 
@@ -352,7 +361,7 @@ def _shares_html(table, columns):
         cells.append(f'<section>{head}{probability_bars(shares, 10)}</section>')
     return f'<div class="tw-card"><div class="tw-grid">{"".join(cells)}</div></div>'
 
-def _show_job(st, job):
+def _show_job(st, job, classifiers):
     "Show the labelled tweets: shares, a table, a download"
     df = job['df']
     if not job['parts']: return st.warning('Cancelled before the first tweet.')
@@ -361,13 +370,38 @@ def _show_job(st, job):
     else: st.success(f'{len(table):,} tweets are labelled.')
     for note in job['notes']: st.caption(_escape_markdown(note))
     new = [name for name in table.columns if name not in df]
-    st.html(_shares_html(table, [name for name in new if name.rstrip('_').endswith('predicted')]))
+    answers = [name for name in new if name.rstrip('_').endswith('predicted')]
+    st.html(_shares_html(table, answers))
+    differ = _differences(table, answers)
+    if differ is not None:
+        st.caption(f'They agree on {1 - differ.mean():.0%} of the tweets.')
+        if st.toggle('Only tweets on which they differ'): table = table[differ]
     first = [*new, 'text']
     rest = [name for name in table.columns if name not in first]
     st.dataframe(table[first + rest].head(1000), hide_index=True)
     if len(table) > 1000: st.caption('The first 1,000 are shown; the saved table has all.')
     data = table.to_csv(index=False).encode()
     st.download_button('Save the table', data, 'predictions.csv', 'text/csv', on_click='ignore')
+    _correct_labels(st, 'file', table['text'].head(1000).tolist(), classifiers)
+
+def _differences(table, answers):
+    "On which tweets do classifiers differ? `None` for one alone, or if they do not choose among the same labels"
+    labels = [set(table[name]) for name in answers]
+    if len(answers) < 2 or not set.intersection(*labels): return None
+    return table[answers].astype(str).nunique(axis=1) > 1
+
+def _correct_labels(st, key, texts, classifiers):
+    "Collect right labels, and save them as a file to train on"
+    kept = st.session_state.setdefault('corrections', {})
+    labels = list(dict.fromkeys(label for o in classifiers.values() for label in o.labels))
+    with st.expander('Is a label wrong?'), st.form(f'{key} corrections', border=False):
+        text = st.selectbox('Tweet', list(dict.fromkeys(texts)))
+        label = st.selectbox('Right label', labels, format_func=lambda o: ' '.join(filter(None, emoji_and_name(o))))
+        if st.form_submit_button('Keep') and text: kept[text] = label
+    if not kept: return
+    data = pd.DataFrame(kept.items(), columns=['text', 'label']).to_csv(index=False).encode()
+    n = f"{len(kept)} correction{'s'*(len(kept) > 1)}"
+    st.download_button(f'Save {n}', data, 'corrections.csv', 'text/csv', on_click='ignore', key=f'{key} save')
 
 # %% ../../nbs/34_app.ipynb #718a0d7e
 def _card_tab(st, classifiers):
@@ -426,3 +460,50 @@ def run_app(
         bootstrap.load_config_options(options)
         say(f'The page is at http://{host}:{port}. Ctrl+C stops.')
         bootstrap.run(str(script), False, [], options)
+
+# %% ../../nbs/34_app.ipynb #d1214146
+def app(
+    bundle:Classifier|str|Path, # A loaded bundle, its folder, or a folder of bundles
+    height:int=700, # Pixels
+    **kwargs # Parameters of `run_app`
+):
+    "Show the page in a notebook"
+    folder = bundle.path if isinstance(bundle, Classifier) else bundle
+    find_bundles(folder)
+    call = f'run_app({str(folder)!r}, port=0, **{kwargs!r})'
+    code = f'from tweetnb.ship.app import run_app; {call}'
+    process = subprocess.Popen([sys.executable, '-uc', code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    atexit.register(process.terminate)
+    found = re.search(r'http://[^:]+:(\d+)', process.stdout.readline())
+    if not found: raise TweetnbError(process.stderr.read().strip().split('\n')[-1], remedy="'tweetnb app' says more.")
+    if 'google.colab' in sys.modules:
+        from google.colab import output
+        return output.serve_kernel_port_as_iframe(int(found[1]), height=str(height))
+    from IPython.display import IFrame
+    return IFrame(found[0], '100%', height)
+
+# %% ../../nbs/34_app.ipynb #3636804e
+_dockerfile = f'''FROM python:3.12-slim
+RUN pip install --no-cache-dir torch --index-url https://download.pytorch.org/whl/cpu
+RUN pip install --no-cache-dir 'tweetnb[app]=={__version__}'
+RUN useradd --create-home user
+USER user
+WORKDIR /home/user
+COPY --chown=user bundles bundles
+ENV STREAMLIT_SERVER_ENABLE_XSRF_PROTECTION=false
+EXPOSE 7860
+CMD ["python", "-c", "from tweetnb.ship.app import run_app; run_app('bundles', '0.0.0.0', 7860)"]
+'''
+
+def make_space(
+    folder:str|Path, # A bundle, or a folder with several
+    out:str|Path, # The folder to make
+    title:str='Classify tweets' # Of the Space
+):
+    "Make a Hugging Face Space of bundles, ready to push"
+    found = find_bundles(folder)
+    head = f'---\ntitle: {json.dumps(title)}\nemoji: 🐦\nsdk: docker\napp_port: 7860\n---\n\n'
+    with atomic_path(out, folder=True) as tmp:
+        for name,path in found.items(): shutil.copytree(path, tmp/'bundles'/name)
+        (tmp/'Dockerfile').write_text(_dockerfile, encoding='utf-8')
+        (tmp/'README.md').write_text(f'{head}Bundles of tweetnb: {", ".join(found)}.\n', encoding='utf-8')

@@ -20,7 +20,7 @@ from fastai.callback.schedule import valley
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 
-from ..core import TweetnbError
+from ..core import TweetnbError, plot_style
 from .callbacks import Stopwatch, evaluate, preserve_rng
 
 # %% ../../nbs/45_finders.ipynb #c9e3feae
@@ -51,6 +51,7 @@ def trial(
             vars(learn.recorder).update(recorder)
 
 # %% ../../nbs/45_finders.ipynb #80ccf100
+@plot_style()
 def _axes(xlabel, title):
     ax = plt.subplots(figsize=(3.6, 2.4), layout='constrained')[1]
     ax.set_xlabel(xlabel)
@@ -136,6 +137,7 @@ class BatchSizes:
 
     def __repr__(self): return self.warning or f'batch size {self.suggestion} is the fastest, at no cost in accuracy'
 
+    @plot_style()
     def plot(self) -> np.ndarray: # Two axes
         "Plot both curves; green is the suggestion, red the fastest"
         _,axs = plt.subplots(1, 2, figsize=(7, 2.4), layout='constrained')

@@ -10,6 +10,7 @@ import json, time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
 from itertools import islice
+from numbers import Real
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,7 @@ from ..ship.bundle import combine, load
 from ..text.block import TweetDataLoaders
 from ..text.tokens import TweetTokenizer
 from ..text.vectors import embedding_matrix
+from .callbacks import TimeLimit
 from .devices import active_runner, runner
 from .learner import TweetLearner, default_lr, tweet_learner
 from .losses import class_weights, tweet_loss
@@ -65,6 +67,7 @@ class Config:
     patience:int|None = None # Stop after this many epochs without a better validation loss
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
+    seconds:float|None = None # End the training after so many; the learning rate follows the clock
 
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
@@ -75,6 +78,7 @@ _defaults = {
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
     'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
+_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit'.split())
 
 def default_config(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -87,12 +91,17 @@ def default_config(
     for name in changes:
         if name in known: continue
         raise TweetnbError(f'a Config has no field {name!r}', remedy=f"It has {', '.join(known)}.")
+    for name in _positive & changes.keys():
+        value = changes[name]
+        if value is None or isinstance(value, Real) and value > 0: continue
+        raise TweetnbError(f'{name}={value!r} is not a number above 0', remedy="Leave it out for the model's default.")
     usual = {'lr': default_lr(model), **_defaults.get(model, {})}
     params = {**usual.get('params', {}), **changes.get('params', {})}
     return Config(model, **{**usual, **changes, 'params': params})
 
 # %% ../../nbs/50_fit.ipynb #34545e82
-_for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe'}
+_for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe',
+                 'seconds'}
 
 def config_from(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -196,6 +205,7 @@ def train(self:Config,
     "Train a learner as configured"
     cbs = list(cbs)
     if self.clip: cbs.append(GradientClip(self.clip))
+    if self.seconds: cbs.append(TimeLimit(self.seconds))
     if self.patience is not None: cbs.append(EarlyStoppingCallback('valid_loss', patience=self.patience))
     lr = _rates(self, learn)
     epochs = self.epochs or 5
@@ -332,8 +342,9 @@ def fit(
     if isinstance(config, str): config = default_config(config)
     if '{seed}' in str(config.pretrained):
         config = replace(config, pretrained=config.pretrained.replace('{seed}', str(seed)))
-    if 'split' not in df:
-        raise TweetnbError("the table has no column 'split'", remedy='Make one with split_tweets(df).')
+    makers = dict(label='Read it with read_tweets(…, label=True).', split='Make one with split_tweets(df).')
+    for name,remedy in makers.items():
+        if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=remedy)
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
     start = time.perf_counter()
     rows = _training_rows(config, df, seed)

@@ -14,7 +14,7 @@ import matplotlib.pyplot as plt
 import pandas as pd
 from fastai.learner import Learner
 
-from ..core import TweetnbError
+from ..core import BLUE, TweetnbError, plot_style
 from .callbacks import Stopwatch
 from .devices import Runner, runner
 from .finders import trial
@@ -132,6 +132,7 @@ def compare_hardware(
 published_epochs = dict(emoji={'GPU, published': 3600, 'TPU v3-8, published': 70},
                         arabizi={'CPU, published': 9000, 'GPU, published': 2700, 'TPU, published': 1020})
 
+@plot_style()
 def plot_hardware(
     table:pd.DataFrame, # From `compare_hardware`
     published:str|dict|None=None, # A key of `published_epochs`, or seconds per epoch by name
@@ -140,7 +141,7 @@ def plot_hardware(
     "Plot seconds per epoch, with published times as lines"
     measured = table[table['epoch_s'].notna()][::-1]
     if ax is None: ax = plt.subplots(figsize=(6, .8 + .35*max(len(measured), 2)))[1]
-    bars = ax.barh(measured.index, measured['epoch_s'], color='#7aa6c2', height=.6)
+    bars = ax.barh(measured.index, measured['epoch_s'], color=BLUE, height=.6)
     labels = [f'{s:,.3g} s, {v:,.0f} tweets/s' for s,v in zip(measured['epoch_s'], measured['tweets_per_s'])]
     ax.bar_label(bars, labels, padding=3, fontsize=8)
     ax.margins(x=.4)
