@@ -8,10 +8,10 @@ root = Path(__file__).resolve().parent.parent
 
 def python(*args, **env):
     return subprocess.run([sys.executable, *map(str, args)], env={**os.environ, 'PYTHONPATH': str(root), **env},
-                          capture_output=True, text=True, timeout=900)
+                          capture_output=True, text=True, timeout=3000)
 
 def test_every_section_runs_and_is_right(tmp_path):
-    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 14, '--out', tmp_path/'gpu.json')
+    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 60, '--out', tmp_path/'gpu.json')
     found = json.loads((tmp_path/'gpu.json').read_text())
     assert res.returncode == 0, {k: v.get('error') for k,v in found['sections'].items()}
     sections = found['sections']

@@ -187,7 +187,7 @@ def losses(learn):
     from fastai.callback.core import Callback
     found = []
     class Keep(Callback):
-        def after_step(self): found.append(float(self.learn.loss))
+        def after_step(self): found.append(self.learn.loss.item())
     with learn.no_bar(), learn.no_logging(): learn.fit(1, 3e-3, cbs=Keep())
     return found
 

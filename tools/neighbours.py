@@ -1,10 +1,10 @@
 """Does tweetnb get its fair share of a busy machine? `python tools/neighbours.py PYTHON…`, each with tweetnb installed.
 
-The same small trainings run alone, beside one and two trainings without end, beside a loop of the shell, and beside two
-Jupyter kernels that hold a model and have just used it. No variable of OpenMP is set. What is fair depends on what else
-the machine does, so a ruler, plain Python in one thread, takes turns with the trainings. If the ruler takes twice as long
-beside some neighbours as without them, so may a training; `times fair share` is what a training takes beyond that. Its
-seconds of the processor are kept as well: beside neighbours they grow where threads spin."""
+The same small trainings run alone, beside one and two trainings without end, beside a loop of the shell, and beside
+two Jupyter kernels that hold a model and have just used it. No variable of OpenMP is set. What is fair depends on what
+else the machine does, so a ruler, plain Python in one thread, takes turns with the trainings. If the ruler takes twice
+as long beside some neighbours as without them, so may a training; `times fair share` is what a training takes beyond
+that. Its seconds of the processor are kept as well: beside neighbours they grow where threads spin."""
 import argparse, json, os, subprocess, sys, time
 from pathlib import Path
 
