@@ -349,7 +349,7 @@ def run_section(name, path, device, quick):
             path.with_suffix('.new').write_text(json.dumps(self))
             path.with_suffix('.new').replace(path)
     out = Kept()
-    os.setsid()                                            # so that it can be ended with all that it has started
+    os.setpgid(0, 0)                                       # so that it can be ended with all that it has started
     try: sections[name][0](out, device, quick)
     except Exception as e: out['error'] = f'{type(e).__name__}: {e}'[:500]
 
@@ -375,7 +375,10 @@ def main():
                                                                   args=(name, path, args.device, args.quick))
             process.start()
             process.join(max(1, min(left, sections[name][1]*max(args.minutes/8.5, 1))))
-            if over := process.is_alive(): os.killpg(process.pid, signal.SIGKILL)
+            if over := process.is_alive():
+                os.killpg(process.pid, signal.SIGTERM)     # torchrun then ends its processes
+                time.sleep(2)
+                os.killpg(process.pid, signal.SIGKILL)
             process.join()
             found = json.loads(path.read_text()) if path.is_file() else {}
             if over: found['error'] = f'ended after {time.monotonic() - began:.0f} s'

@@ -90,7 +90,7 @@ def measure(python, turns):
             for job in jobs: job.kill()
             for job in jobs: job.wait()
         for what in 'ruler', 'small', 'large':
-            wall,cpu = [sorted(o[what][i] for o in turned)[turns//2] for i in (0, 1)]
+            wall,cpu = [min(o[what][i] for o in turned) for i in (0, 1)]
             if name == 'alone': alone[what] = wall, cpu
             row = dict(about=about, beside=name, what=what, wall=wall, cpu=cpu)
             row.update(times_wall=wall/alone[what][0], times_cpu=cpu/alone[what][1])
@@ -106,7 +106,7 @@ def measure(python, turns):
 def main():
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
     parser.add_argument('pythons', nargs='+', metavar='PYTHON')
-    parser.add_argument('--turns', type=int, default=3)
+    parser.add_argument('--turns', type=int, default=3, help='the best counts')
     parser.add_argument('--out', type=Path)
     args = parser.parse_args()
     rows = [row for python in args.pythons for row in measure(python, args.turns)]
