@@ -10,7 +10,7 @@ export USE_TORCH_XLA = 0
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo env one test check nbtest pytest readme docs wheel wheels bench gpu clean
+.PHONY: demo env one test check nbtest pytest readme docs wheel wheels pythons bench gpu clean
 
 demo: $(DEMO)/.installed  ## what a user installs; train and evaluate on the packaged sample
 	$(DEMO)/bin/tweetnb demo --out demo
@@ -34,7 +34,7 @@ nbtest: $(DEV)          ## every notebook, run from top to bottom, benchmarks on
 	ls nbs/*.ipynb nbs/*/*.ipynb | env -u TWEETNB_DATA TWEETNB_QUICK=1 OMP_NUM_THREADS=1 xargs -P 2 -n 1 $(BIN)/nbdev_test --timing --path
 
 pytest: $(DEV)
-	$(BIN)/python -m pytest -q --durations 15
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile --durations 15
 
 readme: $(DEV)          ## README.md from nbs/index.ipynb
 	$(BIN)/python tools/readme.py
@@ -47,6 +47,9 @@ wheel: $(DEV)
 
 wheels: wheel           ## wheels/: tweetnb and what it needs, without torch, for a Kaggle notebook that is offline
 	$(BIN)/python tools/wheels.py
+
+pythons:                ## sdist, wheel and tweetnb-serve, built, installed and tested on every Python found: PYTHONS="3.12 3.13"
+	tools/pythons.sh $(PYTHONS)
 
 bench: $(DEV)           ## run the benchmarks on the data in TWEETNB_DATA; figures go to nbs/benchmarks/results
 	for nb in nbs/benchmarks/*.ipynb; do $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 $$nb || exit 1; done

@@ -1,4 +1,8 @@
-"""Build `tweetnb` from `settings.ini`, the one place for its metadata, requirements, extras and console scripts."""
+"""Build `tweetnb` from `settings.ini`, the one place for its metadata, requirements, extras and console scripts.
+
+With `TWEETNB_DIST=serve` in the environment it is `tweetnb-serve`: the same package, with the few requirements of what
+predicts and serves linear models and exported networks. Install one of the two."""
+import os
 from configparser import ConfigParser
 from pathlib import Path
 
@@ -14,9 +18,10 @@ statuses = ['1 - Planning', '2 - Pre-Alpha', '3 - Alpha', '4 - Beta', '5 - Produ
             '7 - Inactive']
 extras = {name: cfg[f'{name}_requirements'].split() for name in cfg['extras'].split()}
 pythons = [f'Programming Language :: Python :: {o}' for o in ('3', *cfg['pythons'].split())]
-url,name = cfg['git_url'],cfg['lib_name']
+url,name,required = cfg['git_url'],cfg['lib_name'],cfg['requirements'].split()
 package = cfg['lib_path']
 extras['dev'] = cfg['dev_requirements'].split() + sum((extras[name] for name in extras if name != 'tpu'), [])
+if os.environ.get('TWEETNB_DIST') == 'serve': name,required,extras = f'{name}-serve',cfg['light_requirements'].split(),{}
 
 setup(
     name=name, version=cfg['version'], description=cfg['description'], keywords=cfg['keywords'].split(),
@@ -27,6 +32,6 @@ setup(
     packages=find_packages(include=[package, f'{package}.*']),
     package_data={package: ['py.typed', 'encoder/*', 'sample/*', 'sample/*/*']},
     project_urls={'Changelog': f"{url}/blob/{cfg['branch']}/CHANGELOG.md", 'Issues': f'{url}/issues'},
-    python_requires='>='+cfg['min_python'], install_requires=cfg['requirements'].split(), extras_require=extras,
+    python_requires='>='+cfg['min_python'], install_requires=required, extras_require=extras,
     entry_points={'console_scripts': cfg['console_scripts'].split(), 'nbdev': [f'{name}={package}._modidx:d']},
     zip_safe=False)

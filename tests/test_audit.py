@@ -1,38 +1,30 @@
 "What a notebook cell cannot hold: the facts of the real data, any text at all, speed, and the other library's opinion"
 import json, re, time
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import real_tweets
 from hypothesis import given, settings, strategies as st
 
 from tweetnb.data.audit import (audit, class_balance, duplicate_key, find_conflicts, find_damage, find_duplicates,
                                 find_hints, find_label_marks,
                            find_leaks, find_near_duplicates, join_splits, near_pairs, text_lengths)
-from tweetnb.core import TweetnbError, data_path
+from tweetnb.core import TweetnbError
 from tweetnb.data.read import read_tweets
 
-
-@cache
-def _read(path, options): return read_tweets(path, **dict(options))
-
-def real(*parts, **options):
-    "A table of real data, or a skipped test"
-    if not data_path(*parts).exists(): pytest.skip(f"needs TWEETNB_DATA/{'/'.join(parts)}")
-    return _read(data_path(*parts), tuple(options.items())).copy()
 
 
 # --- the facts of the data -------------------------------------------------------------------------------------------
 
 @pytest.mark.parametrize('exact,copies,conflicts', [(True, 249, 10), (False, 410, 14)])
 def test_arabizi_duplicates_and_conflicts(exact, copies, conflicts):
-    df = real('arabizi', 'Train.csv')
+    df = real_tweets('arabizi', 'Train.csv')
     assert (find_duplicates(df, exact)['rows']-1).sum() == copies
     assert len(find_conflicts(df, exact)) == conflicts
 
 def test_tunizi_in_arabizi_training():
-    df = join_splits({'train': real('arabizi', 'Train.csv'), 'test': real('arabizi', 'TUNIZI-Dataset.txt')})
+    df = join_splits({'train': real_tweets('arabizi', 'Train.csv'), 'test': real_tweets('arabizi', 'TUNIZI-Dataset.txt')})
     # Train.csv as it is: it has no edges to strip
     stripped = df.assign(text=df['text'].where(df['split'] == 'train', df['text'].str.strip()))
     assert find_leaks(stripped, exact=True)['rows'].tolist() == [1037]
@@ -40,56 +32,56 @@ def test_tunizi_in_arabizi_training():
     assert same['rows'] == 1161 and 0 < same['other_label'] < same['rows']/10
 
 def test_sentiment140_texts_in_both_files():
-    both = {l: real('sentiment140', f'{l}.txt.gz') for l in ('positive', 'negative')}
+    both = {l: real_tweets('sentiment140', f'{l}.txt.gz') for l in ('positive', 'negative')}
     assert len(find_conflicts(join_splits(both), exact=True)) == 16
     for df in both.values(): df['text'] = df['text'].str.strip()
     assert len(find_conflicts(join_splits(both), exact=True)) == 17
     assert len(find_conflicts(join_splits(both))) == 107
 
 def test_imdb_leaks():
-    leaks = find_leaks(real('imdb', 'aclImdb_50k.csv.gz'))
+    leaks = find_leaks(real_tweets('imdb', 'aclImdb_50k.csv.gz'))
     assert leaks[['seen', 'split', 'rows', 'exact', 'other_label']].values.tolist() == [['train', 'test', 123, 123, 0]]
 
 @pytest.mark.parametrize('task,rows', [('emoji', [220, 81, 39]), ('sentiment', [14, 0, 0])])
 def test_tweeteval_leaks(task, rows):
-    df = real('tweeteval', task)
+    df = real_tweets('tweeteval', task)
     leaks = find_leaks(df)
     assert leaks['rows'].tolist() == rows
     # more than half of what leaks into the test is labelled otherwise there
     if task == 'emoji': assert leaks['other_label'].tolist() == [7, 48, 28]
 
 def test_published_emoji_predictions():
-    df = real('emojify', 'results_emoji.csv', text='tweets', label='y_true', keep_empty=True)
+    df = real_tweets('emojify', 'results_emoji.csv', text='tweets', label='y_true', keep_empty=True)
     assert text_lengths(df).loc['all', 'blank'] == 4
     assert (find_duplicates(df, exact=True)['rows']-1).sum() == 1285
     assert len(find_conflicts(df, exact=True)) == 12
 
 def test_tweeteval_left_half_of_its_red_hearts():
-    df = real('tweeteval', 'emoji')
+    df = real_tweets('tweeteval', 'emoji')
     found = find_damage(df)
     assert found.loc['part of an emoji', 'rows'] > 19000
     hearts = df['text'].str.contains(r'(?:^|\s)\ufe0f')
     assert df['label'][hearts].value_counts(normalize=True).head(2).sum() > .99      # of twenty labels
 
 def test_celebrities_thank_the_same_people():
-    tables = {s: real('authors', f'{s}_tweets.csv', label='name') for s in ('train', 'test')}
+    tables = {s: real_tweets('authors', f'{s}_tweets.csv', label='name') for s in ('train', 'test')}
     found = audit(tables)
     assert found.leaks['rows'].tolist() == [33] and not found.ok
     assert '@apachearrow' in found.hints['token'].tolist()
 
 def test_sentiment140_training_file():
-    found = audit(real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'))
+    found = audit(real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'))
     assert found.damage.loc['replacement character U+FFFD', 'rows'] == 93
     assert any('sorted' in p.what for p in found.problems)
 
 def test_neutral_is_never_seen_in_training():
-    train = real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv')
-    found = audit({'train': train, 'test': real('sentiment140', 'testdata.manual.2009.06.14.csv')})
+    train = real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv')
+    found = audit({'train': train, 'test': real_tweets('sentiment140', 'testdata.manual.2009.06.14.csv')})
     assert [p.examples for p in found.problems if 'never occur' in p.what] == [[2]]
     assert json.loads(json.dumps(found.to_dict()))['problems'] and '| 2 |' in found.to_markdown()
 
 def test_imdb_is_damaged_and_sorted():
-    df = real('imdb', 'aclImdb_50k.csv.gz')
+    df = real_tweets('imdb', 'aclImdb_50k.csv.gz')
     damage = find_damage(df)['rows']
     assert damage['HTML tag'] == 29198 and damage['C1 control character'] == 1571
 
@@ -200,7 +192,7 @@ def test_emotion_words_are_no_emoji_labels():
     assert len(find_label_marks(df)) == 0
 
 def test_emojify_emoji_are_gone():
-    df = real('emojify', 'dev.txt.gz')
+    df = real_tweets('emojify', 'dev.txt.gz')
     assert find_label_marks(df)['own_rows'].sum() == 0
     spoilt = df.assign(text=df['text'] + ' 😂')
     tears = find_label_marks(spoilt).set_index('label').loc['face_with_tears_of_joy']
@@ -241,7 +233,7 @@ def test_near_pairs_of_next_to_nothing(keys): assert len(near_pairs(keys, 0.8)[0
 def test_near_pairs_beside_datasketch():
     "Another implementation finds the same pairs"
     datasketch = pytest.importorskip('datasketch')
-    df = real('sentiment140', 'positive.txt.gz', limit=8000)
+    df = real_tweets('sentiment140', 'positive.txt.gz', limit=8000)
     keys = [k for k in duplicate_key(df['text']).unique() if len(k) >= 5]
     hashes = datasketch.MinHash.bulk([[k[i:i+5].encode() for i in range(len(k)-4)] for k in keys], num_perm=56)
     lsh = datasketch.MinHashLSH(params=(14, 4), num_perm=56)
@@ -270,6 +262,6 @@ def test_a_crowd_of_copies_stays_linear():
 # --- speed -----------------------------------------------------------------------------------------------------------
 
 def test_keys_of_a_million_texts():
-    df = real('sentiment140', 'positive.txt.gz')
+    df = real_tweets('sentiment140', 'positive.txt.gz')
     once,many = duplicate_key(df['text']),duplicate_key(pd.concat([df['text']]*20, ignore_index=True))
     assert (np.asarray(many) == np.tile(np.asarray(once), 20)).all()

@@ -28,17 +28,8 @@ needs_onnx = pytest.mark.skipif(onnx is None, reason="needs the extra 'onnx'")
 tweets = ['what a lovely morning 😍', 'missed the train AGAIN 😩', '', 'ugh']
 
 
-@pytest.fixture(scope='session')
-def original(tmp_path_factory):
-    "A small bundle trained on the packaged sample"
-    df = read_tweets(sample_path('tweets.csv'), label=True).head(600)
-    learn = tweet_learner(TweetDataLoaders.from_df(df, cleaner='tweeteval', bs=32), 'gru', n_emb=16, n_hidden=16)
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(3, 1e-2)
-    return learn.classifier().save(tmp_path_factory.mktemp('bundles')/'mood', learn.scores(), df)
-
-
 @pytest.fixture
-def mood(original, tmp_path): return Path(shutil.copytree(original, tmp_path/'mood'))
+def mood(moods, tmp_path): return Path(shutil.copytree(moods, tmp_path/'mood'))
 
 
 def lie(folder, **lies):

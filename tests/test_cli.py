@@ -8,17 +8,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import tweetnb
 
 from tweetnb.core import data_path, sample_path
-
-
-def tweetnb(*args, ok=True, cwd=None):
-    "Run the command line in a process of its own"
-    env = {**os.environ, 'COLUMNS': '150', 'OMP_NUM_THREADS': '1'}
-    res = subprocess.run([sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)],
-                         capture_output=True, text=True, encoding='utf-8', env=env, cwd=cwd, timeout=600)
-    if ok: assert res.returncode == 0, res.stderr
-    return res
 
 
 tiny = '--set', 'n_hidden=8', '--set', 'n_emb=8', '--epochs', 1

@@ -1,21 +1,27 @@
 "Classifiers from the Hugging Face hub, here a server on loopback, and published ones with their own head"
-import hashlib, json, os, subprocess, sys
+import base64, hashlib, json, os, subprocess, sys
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
+from huggingface_hub import ModelCard
 
 import tweetnb as tn
 from tweetnb.core import TweetnbError
 from tweetnb.models.bert import HFClassifier, save_hf
+from tweetnb.models.network import NetworkClassifier
+from tweetnb.models.recurrent import create_model
 from tweetnb.text.tokens import TweetTokenizer
 
 texts = ['good morning @john 😩', 'unfollowing all of you', 'meh']
 bundles = Path(__file__).parent/'bundles'/'0.1.0'
 commit = '5d'*20
+shapes = dict(model_type='bert', hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=64,
+              max_position_embeddings=40)
 
 @pytest.fixture(scope='module')
 def published(tmp_path_factory):
@@ -28,40 +34,106 @@ def published(tmp_path_factory):
     (folder/'pytorch_model.bin').write_bytes(b'a pickle that nobody fetches')
     return folder
 
+@pytest.fixture(scope='module')
+def transformer(tmp_path_factory):
+    "A bundle of a tiny transformer"
+    tokenizer = TweetTokenizer.wordpiece(texts*3, size=80)
+    model = create_model('bert', len(tokenizer), 3, encoder=shapes, pad_id=tokenizer.pad_id, head='mean')
+    ours = NetworkClassifier(model, tokenizer, tn.Cleaner.preset('tweeteval'), [-1, 0, 1], 24, device='cpu')
+    return ours.save(tmp_path_factory.mktemp('bundle')/'moods', license='mit', language='en')
+
 def etag(file): return hashlib.sha1(file.read_bytes()).hexdigest()
 
 class Hub(BaseHTTPRequestHandler):
-    "The part of the hub that `snapshot_download` talks to"
-    def __init__(self, *args, repos, **kwargs):
-        self.repos = repos
+    "The part of the hub that `snapshot_download` and `upload_folder` talk to"
+    def __init__(self, *args, repos, store, **kwargs):
+        self.repos,self.store = repos,store # name -> revision -> folder; where uploads go
         super().__init__(*args, **kwargs)
+    private,large,cards = set(),{},[]
+    @property
+    def address(self): return f'http://127.0.0.1:{self.server.server_port}'
     def log_message(self, *args): pass
     def answer(self, body, code=200, **headers):
         self.send_response(code)
         for name,value in {'Content-Length': str(len(body)), **headers}.items(): self.send_header(name, value)
         self.end_headers()
-        if self.command == 'GET': self.wfile.write(body)
+        if self.command != 'HEAD': self.wfile.write(body)
+    def send(self, found): return self.answer(json.dumps(found).encode(), **{'Content-Type': 'application/json'})
+    def allowed(self, name):
+        "May it be seen? A private one only with the token"
+        return name not in self.private or self.headers.get('Authorization') == 'Bearer hf_ada'
     def do_GET(self):
-        parts = self.path.partition('?')[0].strip('/').split('/')
+        parts = unquote(self.path).partition('?')[0].strip('/').split('/')
         api = parts[:2] == ['api', 'models']
         if api: parts = parts[2:]
-        folder = self.repos.get('/'.join(parts[:2]))
-        if folder is None: return self.answer(b'{}', 404, **{'X-Error-Code': 'RepoNotFound'})
+        name = '/'.join(parts[:2])
+        revisions = self.repos.get(name)
+        if not revisions or not self.allowed(name): return self.answer(b'{}', 404, **{'X-Error-Code': 'RepoNotFound'})
+        wanted = parts[3] if len(parts) > 3 else 'main'
+        if wanted not in revisions: return self.answer(b'{}', 404, **{'X-Error-Code': 'RevisionNotFound'})
+        folder = revisions[wanted]
+        sha = next((k for k,v in revisions.items() if len(k) == 40 and v == folder), commit)
         if api:
             files = {o.relative_to(folder).as_posix(): o for o in sorted(folder.rglob('*')) if o.is_file()}
-            known = dict(id='/'.join(parts[:2]), sha=commit, siblings=[{'rfilename': o} for o in files])
+            known = dict(id=name, sha=sha, siblings=[{'rfilename': o} for o in files])
             tree = [dict(type='file', path=k, size=o.stat().st_size, oid=etag(o)) for k,o in files.items()]
-            body = json.dumps(tree if parts[2:3] == ['tree'] else known).encode()
-            return self.answer(body, **{'Content-Type': 'application/json'})
+            return self.send(tree if parts[2:3] == ['tree'] else known)
         file = folder.joinpath(*parts[4:])
-        self.answer(file.read_bytes(), ETag=f'"{etag(file)}"', **{'X-Repo-Commit': commit})
+        if not file.is_file(): return self.answer(b'{}', 404, **{'X-Error-Code': 'EntryNotFound'})
+        self.answer(file.read_bytes(), ETag=f'"{etag(file)}"', **{'X-Repo-Commit': sha})
     do_HEAD = do_GET
 
+    def read(self): return self.rfile.read(int(self.headers.get('Content-Length', 0)))
+    def do_PUT(self):
+        "A large file, to be named by a commit"
+        self.large[self.path.rpartition('/')[2]] = self.read()
+        self.answer(b'')
+    def do_POST(self):
+        "Making a repository or a branch; which files are large; and a commit"
+        parts,body = unquote(self.path).strip('/').split('/'),self.read()
+        if self.headers.get('Authorization') != 'Bearer hf_ada': return self.answer(b'{"error": "no"}', 401)
+        if parts[-1] == 'create':
+            given = json.loads(body)
+            name = f"{given.get('organization', 'ada')}/{given['name']}"
+            self.repos.setdefault(name, {})
+            if given.get('private') or given.get('visibility') == 'private': self.private.add(name)
+            return self.send(dict(url=f'{self.address}/{name}', name=name, id=name))
+        if parts[-1] == 'validate-yaml':
+            self.cards.append(json.loads(body)['content'])
+            return self.send(dict(errors=[], warnings=[]))
+        if parts[-1] == 'batch':
+            objects = json.loads(body)['objects']
+            put = [{**o, 'actions': {'upload': {'href': f"{self.address}/put/{o['oid']}"}}} for o in objects]
+            return self.send(dict(transfer='basic', objects=put))
+        name,what,branch = '/'.join(parts[2:4]),parts[4],parts[5]
+        if what == 'preupload':
+            def kind(path): return 'lfs' if path.endswith('.safetensors') else 'regular'
+            files = [dict(path=o['path'], uploadMode=kind(o['path']), shouldIgnore=False, oid=None)
+                     for o in json.loads(body)['files']]
+            return self.send(dict(files=files))
+        revisions = self.repos[name]
+        if what == 'branch':
+            revisions[branch] = revisions.get('main')
+            return self.send({})
+        sha = hashlib.sha1(body).hexdigest()
+        folder = self.store/sha
+        for line in map(json.loads, body.decode().splitlines()):
+            value = line['value']
+            if line['key'] not in ('file', 'lfsFile'): continue
+            file = folder/value['path']
+            file.parent.mkdir(parents=True, exist_ok=True)
+            large = line['key'] == 'lfsFile'
+            file.write_bytes(self.large[value['oid']] if large else base64.b64decode(value['content']))
+        revisions[branch] = revisions[sha] = folder
+        self.send(dict(commitUrl=f'{self.address}/{name}/commit/{sha}', commitOid=sha, success=True))
+
 @pytest.fixture(scope='module')
-def hub(published):
+def hub(published, tmp_path_factory):
     "The address of a hub with a bundle, an ensemble and a published classifier"
     repos = {'ada/mood': bundles/'tfidf', 'ada/both': bundles/'ensemble', 'ada/tiny': published}
-    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Hub, repos=repos))
+    repos = {name: {'main': folder, commit: folder} for name,folder in repos.items()}
+    store = tmp_path_factory.mktemp('store')
+    server = ThreadingHTTPServer(('127.0.0.1', 0), partial(Hub, repos=repos, store=store))
     Thread(target=server.serve_forever, daemon=True).start()
     yield f'http://127.0.0.1:{server.server_port}'
     server.shutdown()
@@ -89,6 +161,44 @@ def test_from_the_hub(hub, published, tmp_path):
     assert not list(tmp_path.rglob('*.bin'))
     assert ask(HF_HUB_OFFLINE='1')[:3] == found[:3]
 
+def test_round_trip(hub, transformer, tmp_path):
+    "Every kind of bundle is pushed, and comes back by its name, a revision and a token; then from the cache alone"
+    kinds = dict(linear=bundles/'tfidf', network=bundles/'ngram', ensemble=bundles/'ensemble', transformer=transformer)
+    code = '''if True:
+        import json, sys, tweetnb as tn
+        texts,kinds,push = json.loads(sys.argv[1]), json.loads(sys.argv[2]), sys.argv[3] == 'push'
+        def answers(*args, **more):
+            try: return tn.load(*args, 'cpu', **more).predict_proba(texts).values.tolist()
+            except tn.TweetnbError as e: return str(e)
+        def push_one(folder, *args, **more):
+            try: return tn.push_to_hub(folder, *args, **more)
+            except tn.TweetnbError as e: return str(e)
+        pushed = {k: push_one(v, f'ada/{k}', token='hf_ada') for k,v in kinds.items()}
+        if push: pushed['other'] = push_one(kinds['network'], 'ada/linear', token='hf_ada', revision='other')
+        if push: pushed['nobody'] = push_one(kinds['network'], 'ada/linear', token='hf_eve')
+        nobody = answers('ada/linear', revision='main', token='hf_eve') if push else ''
+        found = {k: answers(f'ada/{k}', token='hf_ada') for k in kinds}
+        found['other'] = answers('ada/linear', revision='other', token='hf_ada')
+        found['nobody'] = nobody
+        found['here'] = {k: answers(v) for k,v in kinds.items()}
+        print(json.dumps([pushed, found]))'''
+    env = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1',
+           'HF_HUB_DISABLE_XET': '1'}
+    def ask(what, **more):
+        command = [sys.executable, '-c', code, json.dumps(texts), json.dumps({k: str(v) for k,v in kinds.items()}), what]
+        res = subprocess.run(command, env=env | more, capture_output=True, text=True)
+        assert res.returncode == 0, res.stderr[-3000:]
+        return json.loads(res.stdout.splitlines()[-1])
+    pushed,found = ask('push')
+    assert all(pushed[k].startswith(f'{hub}/ada/{k}/commit/') for k in kinds), pushed
+    assert 'not uploaded' in pushed['nobody'] and 'not on the hub' in found['nobody']
+    for kind in kinds: assert np.allclose(found[kind], found['here'][kind], atol=1e-6), found[kind]
+    assert found['other'] == found['here']['network'] != found['linear']
+    assert len(Hub.cards) >= 4 and all('library_name: tweetnb' in o for o in Hub.cards)
+    offline = ask('load', HF_HUB_OFFLINE='1')
+    assert all('HF_HUB_OFFLINE is set' in o for o in offline[0].values())
+    assert offline[1] == found | {'nobody': ''}
+
 def test_published(published, tmp_path):
     "A published classifier answers as in `pipeline`, and is saved, scored and explained like any other"
     import transformers
@@ -101,6 +211,39 @@ def test_published(published, tmp_path):
     assert len(model.predict('word '*500)) == 1                      # cut to what the model takes
     assert np.allclose(tn.load(model.save(tmp_path/'bundle'), 'cpu').predict_proba(texts), probs, atol=1e-6)
     assert model.explain(texts[:1], label='good')[0].label == 'good'
+
+wild = [*texts, 'GOOD @ada&co 👩🏽‍🚀❤️ it’s www.x.org/y', '[CLS] no [SEP] [PAD]', 'word '*60]
+
+@pytest.mark.parametrize('arch, more', [('bert', {}), ('bert', {'head': 'mean'}), ('hf_classifier', {})])
+@pytest.mark.parametrize('problem', ['single_label_classification', 'multi_label_classification'])
+def test_a_bundle_of_a_transformer_is_a_folder_of_hugging_face(arch, more, problem, tmp_path):
+    "`pipeline` gives our probabilities: it cleans, cuts, knows the labels and the temperature"
+    transformers = pytest.importorskip('transformers')
+    tokenizer = TweetTokenizer.wordpiece(texts*3, size=80)
+    model = create_model(arch, len(tokenizer), 3, encoder=shapes, pad_id=tokenizer.pad_id, **more)
+    ours = NetworkClassifier(model, tokenizer, tn.Cleaner.preset('named_emoji'), [-1, 0, 1], 24, device='cpu')
+    ours.problem_type = problem
+    if not ours.multilabel: ours.temperature = 1.7
+    folder = ours.save(tmp_path/'moods', license='mit')
+    probs = ours.predict_proba(wild)
+    again = tn.load(folder, 'cpu')
+    assert again.temperature == ours.temperature and again.tokenizer.fingerprint() == tokenizer.fingerprint()
+    assert np.allclose(again.predict_proba(wild), probs, atol=1e-6)
+    assert np.allclose(tn.load(again.save(tmp_path/'twice'), 'cpu').predict_proba(wild), probs, atol=1e-6)
+    pipe = transformers.pipeline('text-classification', model=str(folder), top_k=None, truncation=True)
+    for answer,(_,row) in zip(pipe(wild), probs.iterrows()):
+        assert {o['label']: o['score'] for o in answer} == pytest.approx(row.rename(str).to_dict(), abs=1e-5)
+    if more:
+        with pytest.raises(ValueError, match='pad_token'): pipe(wild, batch_size=2)          # not wrong: refused
+    else: assert pipe(wild, batch_size=2)[3][0]['score'] == pytest.approx(probs.iloc[3].max(), abs=1e-5)
+    data = ModelCard.load(folder/'README.md').data
+    assert (data.license, data.library_name) == ('mit', 'tweetnb') and 'transformers' in data.tags
+
+def test_a_head_that_hugging_face_lacks_is_said_on_the_card(tmp_path):
+    tokenizer = TweetTokenizer.wordpiece(texts*3, size=80)
+    model = create_model('bert', len(tokenizer), 3, encoder=shapes, pad_id=tokenizer.pad_id, head='lstm')
+    folder = NetworkClassifier(model, tokenizer, None, [-1, 0, 1], device='cpu').save(tmp_path/'moods')
+    assert not (folder/'config.json').exists() and "no counterpart" in (folder/'README.md').read_text()
 
 def test_several_labels_load_and_numbers_are_refused(published, tmp_path):
     folder = tmp_path/'several'

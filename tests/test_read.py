@@ -5,17 +5,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import real_path
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tweetnb.core import TweetnbError, data_path
 from tweetnb.data.read import READERS, iter_tweets, read_tweets, sniff_format
 
-
-def real(*parts):
-    "A path of real data, or skip the test"
-    path = data_path(*parts)
-    if not path.exists(): pytest.skip(f"needs TWEETNB_DATA/{'/'.join(parts)}")
-    return path
 
 def adds_up(report, rows=True):
     assert report['read'] == report['kept'] + sum(report['rejected'].values())
@@ -59,7 +54,7 @@ FILES = { # file: format, rows read, kept, labels (or how many)
 
 @pytest.mark.parametrize('name', FILES)
 def test_real_counts(name):
-    path,(format,read,kept,labels) = real(*name.split('/')),FILES[name]
+    path,(format,read,kept,labels) = real_path(*name.split('/')),FILES[name]
     assert sniff_format(path) == format
     df = read_tweets(path)
     is_table(df)
@@ -71,7 +66,7 @@ def test_real_counts(name):
     else: assert df['label'].value_counts(sort=False).to_dict() == labels
 
 def test_emojify_train():
-    df = read_tweets(real('emojify', 'train.txt.gz'))
+    df = read_tweets(real_path('emojify', 'train.txt.gz'))
     is_table(df)
     assert df.attrs['read']['read'] == 664_080
     assert df.attrs['read']['rejected'] == {'nothing before the first emoji': 53_259, 'no emoji': 23}
@@ -79,7 +74,7 @@ def test_emojify_train():
     assert len(n) == 1_394 and (n > 3_000).sum() == 43                     # "about 1,400 aliases, 43 of them frequent"
 
 def test_emojify_all():
-    path = real('emojify', 'dev.txt.gz')
+    path = real_path('emojify', 'dev.txt.gz')
     first,every = read_tweets(path),read_tweets(path, policy='all')
     n = every['emojis'].str.count(' ') + 1
     # more than half of all emoji share their tweet with another
@@ -92,7 +87,7 @@ def test_emojify_all():
     assert not every['emojis'].str.contains(r'\b(?:fe)?male_sign\b').any()
 
 def test_emojify_subset():
-    path,five = real('emojify', 'dev.txt.gz'),['person_facepalming', ':rolling_on_the_floor_laughing:',
+    path,five = real_path('emojify', 'dev.txt.gz'),['person_facepalming', ':rolling_on_the_floor_laughing:',
                                                'see-no-evil_monkey', 'weary_face', 'thinking_face']
     df,whole = read_tweets(path, emojis=five),read_tweets(path)
     assert df.attrs['read']['read'] == 83_010
@@ -100,7 +95,7 @@ def test_emojify_subset():
     pd.testing.assert_frame_equal(df.astype('str'), mine.astype('str'))
 
 def test_emojify_predictions():
-    df = read_tweets(real('emojify', 'results_emoji.csv'), keep_empty=True)
+    df = read_tweets(real_path('emojify', 'results_emoji.csv'), keep_empty=True)
     assert (df['label'] == df['y_pred']).mean() == 0.4993
     assert ((df['label'] == df['y_pred']) | (df['label'] == df['y_pred_2'])).mean() == 0.6893
     assert (df['text'] == '').sum() == 4 and df['text'].duplicated().sum() == 1_285
@@ -108,7 +103,7 @@ def test_emojify_predictions():
     assert (kept.groupby('text')['label'].nunique() > 1).sum() == 12
 
 def test_sentiment140():
-    folder = real('sentiment140')
+    folder = real_path('sentiment140')
     df = read_tweets([folder/'positive.txt.gz', folder/'negative.txt.gz'])
     assert len(df) == 100_000 and df['label'].value_counts().to_dict() == {'negative': 50_000, 'positive': 50_000}
     # "17 texts in both" counts what follows the last newline
@@ -123,7 +118,7 @@ def test_sentiment140():
 
 def test_sentiment140_is_latin1(tmp_path):
     "The full file is latin-1: the head, written like that, comes back the same"
-    text = real('sentiment140',
+    text = real_path('sentiment140',
                 'training.1600000.processed.noemoticon.head20k.csv').read_bytes().decode('utf-8').replace('\ufffd', 'é')
     (tmp_path/'t.csv').write_bytes(text.encode('latin-1', 'replace'))
     df = read_tweets(tmp_path/'t.csv')
@@ -131,16 +126,16 @@ def test_sentiment140_is_latin1(tmp_path):
     assert df['text'].str.contains('é').sum() > 90
 
 def test_arabizi():
-    train,test = read_tweets(real('arabizi', 'Train.csv'), label=True),read_tweets(real('arabizi', 'Test.csv'))
+    train,test = read_tweets(real_path('arabizi', 'Train.csv'), label=True),read_tweets(real_path('arabizi', 'Test.csv'))
     assert train['text'].duplicated().sum() == 249
     assert train.groupby('text')['label'].nunique().gt(1).sum() == 10
     assert train['text'].str.split().str.len().max() == 1_713
-    ids = [l.split(b',')[0].decode() for l in real('arabizi', 'Test.csv').read_bytes().split(b'\n')[1:-1]]
+    ids = [l.split(b',')[0].decode() for l in real_path('arabizi', 'Test.csv').read_bytes().split(b'\n')[1:-1]]
     assert test['ID'].tolist() == ids                                      # order and IDs come back exactly
-    sample = read_tweets(real('arabizi', 'SampleSubmission.csv'), text='ID', label='label')['text']
+    sample = read_tweets(real_path('arabizi', 'SampleSubmission.csv'), text='ID', label='label')['text']
     # the published sample lost two zeros
     assert (sample != test['ID']).sum() == 2 and (sample == test['ID'].str.lstrip('0')).any()
-    tunizi = read_tweets(real('arabizi', 'TUNIZI-Dataset.txt'))
+    tunizi = read_tweets(real_path('arabizi', 'TUNIZI-Dataset.txt'))
     assert tunizi.attrs['read'].noted_rows()['line'].tolist() == [5, 1_179]
     assert tunizi['text'].iloc[[4, 1_178]].tolist() == ['merci beaucoup salime',
                                                         'Bonne chance pour tout le monde ,elfaida tkadmou bel bled']
@@ -148,29 +143,29 @@ def test_arabizi():
     assert tunizi['text'].isin(train['text']).sum() == 1_037 + 1          # line 5, which is mended, is one too
 
 def test_imdb():
-    df = read_tweets(real('imdb', 'aclImdb_50k.csv.gz'))
+    df = read_tweets(real_path('imdb', 'aclImdb_50k.csv.gz'))
     assert df.groupby(['split', 'label'], observed=True).size().tolist() == [12_500]*4
     assert df['text'].str.contains('<br />', regex=False).any() and df['text'].str.contains('"').any()
     train,test = (set(df.loc[df['split'] == s, 'text']) for s in ('train', 'test'))
     assert len(train & test) == 123
 
 def test_authors():
-    df = read_tweets(real('authors', 'raw_tweets.csv'))
+    df = read_tweets(real_path('authors', 'raw_tweets.csv'))
     assert df['label'].value_counts().eq(1_500).all()
     assert df['id'].str.fullmatch(r'\d{15,19}').all() and df['id'].iloc[0] == '1091806418569695237'
     assert df['text'].str.contains('\n').sum() == df.attrs['read']['noted']['several lines'] == 387
-    assert read_tweets(real('authors', 'train_tweets.csv'))['id'].iloc[0] == '1091806418569695200'
+    assert read_tweets(real_path('authors', 'train_tweets.csv'))['id'].iloc[0] == '1091806418569695200'
 
 def test_tweeteval():
     for task,sizes,classes in ('emoji', (45_000, 5_000, 50_000), 20), ('sentiment', (45_615, 2_000, 12_284), 3):
-        df = read_tweets(real('tweeteval', task))
+        df = read_tweets(real_path('tweeteval', task))
         assert df['split'].value_counts()[['train', 'valid', 'test']].tolist() == list(sizes)
         assert len(df['label'].cat.categories) == classes
-        texts = real('tweeteval', task, 'test_text.txt').read_bytes().decode().removesuffix('\n').split('\n')
-        test = read_tweets(real('tweeteval', task), split='test')
+        texts = real_path('tweeteval', task, 'test_text.txt').read_bytes().decode().removesuffix('\n').split('\n')
+        test = read_tweets(real_path('tweeteval', task), split='test')
         # line N of one belongs to line N of the other
         assert test['text'].tolist() == texts
-        labels = real('tweeteval', task, 'test_labels.txt').read_text().split()
+        labels = real_path('tweeteval', task, 'test_labels.txt').read_text().split()
         assert test['label'].cat.codes.astype(str).tolist() == labels      # the classes stand in the mapping's order
     assert df['text'].str.contains(r'\u2019', regex=False).any()
 
@@ -232,7 +227,7 @@ def fast(path, **options):
 @pytest.mark.parametrize('options', [{}, dict(policy='all'), dict(emojis=['fire', 'red_heart']),
                                      dict(policy='all', emojis=['fire', 'red_heart'])])
 def test_fast_path_is_the_plain_loop(options):
-    path = real('emojify', 'dev.txt.gz')
+    path = real_path('emojify', 'dev.txt.gz')
     rows,out = plain_loop(gzip.open(path, 'rt', encoding='utf-8', newline='').read(), options.get('policy') == 'all',
                           options.get('emojis'))
     assert fast(path, **options) == ([r[1:] for r in rows], out)
@@ -257,7 +252,7 @@ def test_fast_path_on_broken_lines(tmp_path, lines, every, wanted, end):
                                          ('sentiment140/training.1600000.processed.noemoticon.head20k.csv', 300)])
 def test_csv_blocks_may_end_anywhere(name, lines, tmp_path, monkeypatch):
     "The size of a block changes nothing, whether it is clean and goes the fast way or not"
-    text = head(real(*name.split('/')), lines)
+    text = head(real_path(*name.split('/')), lines)
     for damage in b'', b'x,"never closes\n', b'a,b\n5" tall,"so" she said\n', b'"two\nlines","and\r\nmore"\n':
         path = tmp_path/'t.csv'
         path.write_bytes(text + damage + text)
@@ -498,7 +493,7 @@ def test_a_quote_that_never_closes_loses_no_row(tmp_path):
 @pytest.mark.parametrize('name', ['emojify/dev.txt.gz', 'tweeteval/sentiment', 'authors/raw_tweets.csv',
                                   'sentiment140/positive.txt.gz'])
 def test_pieces_are_the_whole(name):
-    path = real(*name.split('/'))
+    path = real_path(*name.split('/'))
     whole = read_tweets(path)
     for rows in 1_777, 60_000:
         parts = list(iter_tweets(path, rows=rows))
@@ -512,7 +507,7 @@ def test_pieces_are_the_whole(name):
         pd.testing.assert_frame_equal(some.astype('str'), whole[:limit].astype('str'))
 
 def test_files_side_by_side_are_files_in_a_row(tmp_path):
-    files = [real('emojify', n) for n in ('dev.txt.gz', 'test.txt.gz')]
+    files = [real_path('emojify', n) for n in ('dev.txt.gz', 'test.txt.gz')]
     one,two = read_tweets(files, workers=1),read_tweets(files, workers=2)
     pd.testing.assert_frame_equal(one, two)
     is_table(two)
@@ -548,11 +543,11 @@ print(len(df), peak() - before)
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='counts memory as Linux does')
 def test_eight_copies_of_emojify_in_less_than_600_MB(tmp_path):
-    train = real('emojify', 'train.txt.gz').read_bytes()
+    train = real_path('emojify', 'train.txt.gz').read_bytes()
     with open(tmp_path/'eight.txt.gz', 'wb') as f:
         # gzip files in a row are one gzip file: 840 MB unpacked
         for _ in range(8): f.write(train)
-    out = subprocess.run([sys.executable, '-c', MEMORY, real('emojify', 'original_head.txt'), tmp_path/'eight.txt.gz'],
+    out = subprocess.run([sys.executable, '-c', MEMORY, real_path('emojify', 'original_head.txt'), tmp_path/'eight.txt.gz'],
                          capture_output=True, text=True, check=True)
     rows,growth = map(int, out.stdout.split())
     assert rows == 8*610_798 and 200 < growth < 600

@@ -17,28 +17,6 @@ from tweetnb.ship.bundle import load
 from tweetnb.ship.serve import Batcher, QueueFull, run_server
 
 
-@pytest.fixture(scope='session')
-def moods(tmp_path_factory):
-    "A small bundle trained on the packaged sample"
-    import fastai.callback.schedule
-    from tweetnb.data.read import read_tweets
-    from tweetnb.text.block import TweetDataLoaders
-    from tweetnb.train.learner import tweet_learner
-    dls = TweetDataLoaders.from_df(read_tweets(sample_path('tweets.csv'), label=True).head(800), bs=32, device='cpu')
-    learn = tweet_learner(dls, 'gru', n_emb=32, n_hidden=32)
-    with learn.no_bar(), learn.no_logging(): learn.fit_one_cycle(2, 1e-2)
-    return learn.classifier().save(tmp_path_factory.mktemp('bundles')/'moods')
-
-
-@pytest.fixture(scope='session')
-def plain(tmp_path_factory):
-    "A linear bundle, whose processes start without PyTorch"
-    from tweetnb.data.read import read_tweets
-    from tweetnb.models.linear import LinearClassifier
-    df = read_tweets(sample_path('tweets.csv'), label=True)
-    return LinearClassifier().fit(df, df['label']).save(tmp_path_factory.mktemp('bundles')/'plain')
-
-
 class Service:
     "`run_server` in a process of its own"
     def __init__(self, folder, before='pass', env=None, **kwargs):

@@ -1,25 +1,17 @@
 "What a notebook cell cannot hold: any table at all, the real data, and the time it takes"
 import copy, json, time
-from functools import cache
 
 import numpy as np
 import pandas as pd
 import pytest
+from conftest import real_tweets
 from hypothesis import assume, given, settings, strategies as st
 
 from tweetnb.data.audit import duplicate_key, find_near_duplicates
-from tweetnb.core import TweetnbError, data_path
+from tweetnb.core import TweetnbError
 from tweetnb.data.read import read_tweets
 from tweetnb.data.split import drop_leaks, kfold_tweets, split_indices, split_tweets
 
-
-@cache
-def _read(path, options): return read_tweets(path, **dict(options))
-
-def real(*parts, **options):
-    "A table of real data, or a skipped test"
-    if not data_path(*parts).exists(): pytest.skip(f"needs TWEETNB_DATA/{'/'.join(parts)}")
-    return _read(data_path(*parts), tuple(options.items())).copy()
 
 def crossing(df, column='split', by=None):
     "The number of texts (or authors) that stand on more than one side"
@@ -180,7 +172,7 @@ def test_nothing_to_split():
 # --- real data -------------------------------------------------------------------------------------------------------
 
 def test_sentiment140_comes_out_shuffled():
-    df = real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv')
+    df = real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv')
     assert (np.diff(df['label'].cat.codes) != 0).sum() == 1
     out = split_tweets(df, valid=0.05)
     assert out.attrs['split']['rows'] == {'train': 19000, 'valid': 1000, 'test': 0} and crossing(out) == 0
@@ -189,13 +181,13 @@ def test_sentiment140_comes_out_shuffled():
     assert out['label'].iloc[valid].value_counts().tolist() == [500, 500]
 
 def test_sentiment140_by_user():
-    out = split_tweets(real('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'), valid=0.1, test=0.1,
+    out = split_tweets(real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'), valid=0.1, test=0.1,
                        by='user')
     assert out.attrs['split']['rows'] == {'train': 16000, 'valid': 2000, 'test': 2000}
     assert crossing(out) == crossing(out, by='user') == 0
 
 def test_emojify_with_a_thousand_classes():
-    df = real('emojify', 'dev.txt.gz')
+    df = real_tweets('emojify', 'dev.txt.gz')
     out = split_tweets(df, valid=0.1, test=0.1)
     table = out.attrs['split'].table
     assert crossing(out) == 0 and (table['train'] > 0).all()
@@ -204,21 +196,21 @@ def test_emojify_with_a_thousand_classes():
     assert ((big['valid']/big.sum(axis=1) - 0.1).abs() < 0.01).all()
 
 def test_arabizi_ten_percent():
-    out = split_tweets(real('arabizi', 'Train.csv'), valid=0.1)
+    out = split_tweets(real_tweets('arabizi', 'Train.csv'), valid=0.1)
     assert out.attrs['split']['rows'] == {'train': 63000, 'valid': 7000, 'test': 0} and crossing(out) == 0
 
 def test_imdb_keeps_its_test():
-    out = split_tweets(real('imdb', 'aclImdb_50k.csv.gz'), valid=0.1)
+    out = split_tweets(real_tweets('imdb', 'aclImdb_50k.csv.gz'), valid=0.1)
     assert out.attrs['split']['rows'] == {'train': 22500, 'valid': 2500, 'test': 25000}
     assert any(t.startswith('123 rows of test also occur in train') for t in out.attrs['split']['notes'])
     assert crossing(drop_leaks(out)) == 0
 
 def test_tweeteval_keeps_its_three():
-    df = real('tweeteval', 'sentiment')
+    df = real_tweets('tweeteval', 'sentiment')
     assert split_tweets(df).attrs['split']['rows'] == {'train': 45615, 'valid': 2000, 'test': 12284}
 
 def test_100_000_rows_take_about_a_second():
-    df = pd.concat([real('sentiment140', f'{l}.txt.gz') for l in ('positive', 'negative')], ignore_index=True)
+    df = pd.concat([real_tweets('sentiment140', f'{l}.txt.gz') for l in ('positive', 'negative')], ignore_index=True)
     start = time.perf_counter()
     out = split_tweets(df, valid=0.1, test=0.1)
     assert time.perf_counter()-start < 5  # 0.3 s on an idle core

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import real_path
 import torch
 from hypothesis import given, settings, strategies as st
 
-from tweetnb.core import TweetnbError, data_path
+from tweetnb.core import TweetnbError
 from tweetnb.text.vectors import embedding_matrix, read_vectors
 
 OUTCOMES = 'kept', 'unwanted', 'repeated', 'wrong_width', 'not_numbers', 'not_utf8'
@@ -151,8 +152,7 @@ def test_own_form_comes_before_lower_case(tmp_path):
 @pytest.mark.parametrize('file, dim, n',
                          [('glove.twitter.27B.25d.subset.txt', 25, 11_925), ('glove.6B.50d.head.txt', 50, 9_163)])
 def test_genuine_files(file, dim, n):
-    path = data_path('glove', file)
-    if not path.exists(): pytest.skip(f'needs TWEETNB_DATA/glove/{file}')
+    path = real_path('glove', file)
     vectors, report = read_vectors(path)
     assert (report['dim'], report['lines'], len(vectors), report['truncated']) == (dim, n, n, False)
     assert outcomes(report) == {'kept': n}

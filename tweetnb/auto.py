@@ -107,20 +107,32 @@ class Candidate:
     share:float = 1. # Most of the budget that it may take
     seed:int = 0 # Added to the seed of the search
 
+_longest = 512 # Tokens that a network reads, at most
+
 def _knows_emoji(encoder):
     "Does the tokenizer of a transformer know the commonest emoji?"
     try: return TweetTokenizer.pretrained(encoder).unknown_rate(['😂', '❤']) == 0
     except TweetnbError: return True                        # the candidate itself will say what is wrong
 
+def _pieces_per_word(encoder, texts):
+    "Pieces into which the tokenizer of an encoder cuts a word, on average"
+    tokenizer = default_config('bert', pretrained=str(encoder)).make_tokenizer([])
+    words = sum(len(o.split()) for o in texts)
+    return tokenizer.encode(texts, max_len=_longest).lengths.sum()/max(words, 1)
+
 def ladder(
     encoder:str|None=None, # Folder or name of a transformer; default: none
     cleaner:str|None='tweeteval', # Preset of `Cleaner`
-    packaged:str|None=None # Folder of the packaged tweet encoder
+    packaged:str|None=None, # Folder of the packaged tweet encoder
+    texts:list=() # Some training tweets, to see whether the packaged encoder knows their words
 ) -> list: # Cheap ones first, then those that make the most of the time that is left
     "List the candidates"
     weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.), tol=1e-3)
     found = [Candidate('TF-IDF', default_config('tfidf', params=words, **weight)),
              Candidate('n-grams', default_config('ngram', max_len=1024, **weight))]
+    if packaged and _pieces_per_word(packaged, texts) > 2:
+        found.append(Candidate('word pieces', default_config('subword', **weight), 'steps', .5))
+        packaged = None
     small = dict(pretrained=packaged, tokens='pretrained', **weight)
     if packaged:
         found.append(Candidate('tweet encoder, linear head', default_config('subword', probe='only', **small), 'probe'))
@@ -272,8 +284,6 @@ def _for_metric(config, metric):
     return replace(config, class_weight='balanced') if metric.startswith(('macro', 'f1')) else config
 
 # %% ../nbs/56_auto.ipynb #00e4600e
-_longest = 512 # Tokens that a network reads, at most
-
 def _for_length(config, texts):
     "A configuration that reads nearly all texts to their end"
     if config.tokens != 'pretrained': return config
@@ -539,7 +549,8 @@ def train(
     reserve = min(.03*search.seconds, 30)                   # for the ensemble and the temperature
     try:
         if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
-        candidates = ladder(find_encoder(pretrained), cleaner, encoder_path())
+        some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
+        candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some)
         for candidate in candidates: try_candidate(search, candidate, reserve)
         _other_seeds(search, candidates, reserve)
     except KeyboardInterrupt:

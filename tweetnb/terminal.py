@@ -141,5 +141,8 @@ def run_commands(
         sys.stderr.close()
         sys.exit(0)
     except Exception as e:
+        heavy = 'torch', 'fastai', 'transformers', 'matplotlib'
+        if isinstance(e, ModuleNotFoundError) and e.name in heavy:
+            _fail(f'this needs {e.name}. pip install tweetnb (tweetnb-serve has only what predicts and serves)', debug)
         why = f'unexpected {type(e).__name__}: {e}'
         _fail(f'{why}\nThis is a bug in tweetnb; please report it with what --debug shows.', debug)

@@ -562,6 +562,12 @@ def audit(
     return Audit(d, tables, problems)
 
 # %% ../../nbs/06_audit.ipynb #fb6c45fb
+def _length_edges(longest, bins=40):
+    "Edges of at most `bins` bins, half a word beside whole numbers"
+    step = max(1, -(-int(longest)//(bins - 1)))
+    return np.arange(0, int(longest) + step + 1, step) - .5
+
+# %% ../../nbs/06_audit.ipynb #9be67474
 @patch
 @plot_style()
 def plot(self:Audit,
@@ -572,9 +578,7 @@ def plot(self:Audit,
     parts,bars = _splits(self.df) or {'rows': self.df}, self.tables.get('balance')
     fig,axes = plt.subplots(1, 1 if bars is None else 2, figsize=(9, 3), squeeze=False, layout='constrained')
     words = {n: _words(d['text']) for n,d in parts.items()}
-    longest = self.lengths.loc['all', 'words 99 %']
-    step = max(1, round(longest/40))                                     # words are whole, so bins are
-    edges = np.arange(0, longest + 2*step, step) - .5
+    edges = _length_edges(self.lengths.loc['all', 'words 99 %'])
     axes[0, 0].hist(list(words.values()), edges, density=True, histtype='step', label=list(parts))
     axes[0, 0].set(title='Lengths', xlabel='words', ylabel='share of rows')
     axes[0, 0].legend()

@@ -415,6 +415,46 @@ def from_dict(cls:Cleaner,
     if v != 1: raise TweetnbError(f'this cleaner has format {v}; only format 1 is supported', remedy='Update tweetnb.')
     return cls(d['steps'])
 
+# %% ../../nbs/05_clean.ipynb #4f33bb21
+def _pairs(name, to='', how='', words=True, drop_tweet=False, quotes=True, **_):
+    "A step as patterns, or as characters in quotes, with what each becomes; `None` where that does not say it"
+    put = {'links': to or ' ', 'mentions': to or ' ', 'digits': to or ' '}.get(name, ' ')
+    if how == 'keep': return []
+    if name == 'links' and not drop_tweet:
+        return [(f'(?<=[^\\W_]){_link.pattern}', ' '*(put != ' ') + put), (_link.pattern, put), (_bare.pattern, put)]
+    if name == 'emoji':
+        flags = map(chr, range(0x1F1E6, 0x1F200))
+        found = sorted({*_name, *flags}, key=lambda o: (-len(o), o))
+        loose = f'(?<={_base})[\ufe0e\ufe0f]+|\ufe0f(?=\u20e3)'
+        return [(loose, ''), *[([o], _put_emoji(how, words, [o])) for o in found]]
+    if name == 'hashtags' and how != 'sign': return None
+    straight = [('[“”„‟]', '"'), ('[‘’‛ʼ´]', "'")]
+    if name == 'unicode': return [(_hidden.pattern, ''), *straight*quotes]
+    patterns = dict(mentions=_mention, hashtags=_hash, digits=_number, tags=_tag)
+    if name in patterns: return [(patterns[name].pattern, put)]
+    return {'whitespace': [('\\s+', ' ')], 'case': []}.get(name)
+
+def _regex(pattern):
+    "A pattern for Oniguruma, to which a combining mark is part of a word"
+    from tokenizers import Regex
+    return Regex(pattern.replace('\\w', r'[\p{L}\p{N}_]').replace('\\W', r'[^\p{L}\p{N}_]'))
+
+# %% ../../nbs/05_clean.ipynb #6418912a
+@patch
+def normalizer(self:Cleaner) -> tuple: # Of `tokenizers`; the names of the steps that it leaves out
+    "Express the cleaner as a normalizer of Hugging Face's tokenizers, as far as that goes"
+    from tokenizers import normalizers
+    parts,left = [],[]
+    for name,params in self.steps:
+        pairs = _pairs(name, **params)
+        if pairs is None: left.append(name)
+        for pattern,to in pairs or []:
+            parts.append(normalizers.Replace(pattern[0] if isinstance(pattern, list) else _regex(pattern), to))
+        if name == 'case': parts.append(normalizers.Lowercase())
+        if name == 'unicode': parts.append(getattr(normalizers, params['form'])())
+        if name == 'whitespace': parts.append(normalizers.Strip())
+    return normalizers.Sequence(parts), left
+
 # %% ../../nbs/05_clean.ipynb #9e78e3eb
 @patch
 def trace(self:Cleaner,

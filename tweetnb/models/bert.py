@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['make_encoder', 'encoder_config', 'load_encoder', 'Attend', 'ReadStates', 'FlattenHead', 'encoder_limit',
-           'TransformerClassifier', 'BertClassifier', 'HFClassifier', 'load_hf_classifier', 'to_hf', 'save_hf',
-           'sentence_vectors', 'bert_splitter', 'layer_lrs']
+           'TransformerClassifier', 'BertClassifier', 'HFClassifier', 'load_hf_classifier', 'to_hf', 'hf_form',
+           'from_hf_state', 'save_hf', 'write_hf_tokenizer', 'sentence_vectors', 'bert_splitter', 'layer_lrs']
 
 # %% ../../nbs/25_bert.ipynb #bb52aa74
 import copy, json, os, warnings
@@ -19,6 +19,7 @@ from torch import nn, Tensor
 from torch.nn import functional as F
 
 from ..core import TweetnbError, atomic_path, progress
+from ..data.clean import Cleaner
 from .layers import Pool, Recurrent, length_mask, masked_mean, use_fast_dropout
 from .recurrent import register_model
 from ..text.batches import pad_rows
@@ -406,12 +407,15 @@ def to_hf(
     res = HFClassifier(0, model.head.out_features if ours else None, encoder=config, pad_id=model.pad_id)
     if ours: _move_weights(model, res)
     else: res.load_state_dict(model.state_dict())
-    config = res.model.config
-    config.problem_type = problem_type or res.problem_type
-    if labels is not None:
-        config.id2label = {i: str(o) for i,o in enumerate(labels)}
-        config.label2id = {o: i for i,o in config.id2label.items()}
+    _name_labels(res.model.config, labels, problem_type or res.problem_type)
     return res.eval()
+
+def _name_labels(config, labels, problem_type):
+    "Put the names of the labels into a configuration of Hugging Face"
+    config.problem_type = problem_type
+    if labels is None: return
+    config.id2label = {i: str(o) for i,o in enumerate(labels)}
+    config.label2id = {o: i for i,o in config.id2label.items()}
 
 # %% ../../nbs/25_bert.ipynb #1609b2e8
 def _no_counterpart(model):
@@ -419,6 +423,15 @@ def _no_counterpart(model):
     return TweetnbError(f'Hugging Face has no counterpart of {what}', remedy="Train the model 'hf_classifier' instead.")
 
 @torch.no_grad()
+def _check_same(model, other, lengths):
+    "Raise `TweetnbError` unless both give the same logits for two tweets of these lengths"
+    device,training = model.head.weight.device,model.training
+    ids,lengths = torch.arange(5, 35, device=device).view(2, 15), torch.tensor(lengths, device=device)
+    wanted = model.eval()(ids, lengths)
+    model.train(training)
+    found = other.to(device).eval()(input_ids=ids, attention_mask=length_mask(lengths, 15).long()).logits
+    if not torch.allclose(wanted, found, atol=1e-4): raise _no_counterpart(model)
+
 def _move_weights(model, res):
     "Copy the weights of a `BertClassifier` to where Hugging Face has them, and compare the logits"
     prefix = res.model.base_model_prefix
@@ -431,34 +444,120 @@ def _move_weights(model, res):
         if pooler in state and pooler not in wanted: state[f'classifier.dense.{end}'] = state.pop(pooler)
     if state.keys() != wanted.keys(): raise _no_counterpart(model)
     res.model.load_state_dict(state)
-    device = model.head.weight.device
-    ids,lengths = torch.arange(5, 35, device=device).view(2, 15), torch.tensor([15, 9], device=device)
-    training = model.training
-    same = torch.allclose(model.eval()(ids, lengths), res.to(device).eval()(ids, lengths), atol=1e-4)
-    model.train(training)
-    if not same: raise _no_counterpart(model)
+    _check_same(model, res.model, [15, 9])
 
 # %% ../../nbs/25_bert.ipynb #d0ac76c4
-def save_hf(
-    model:TransformerClassifier, # As for `to_hf`
-    folder:str|Path, # Folder to write, whole or not at all
-    tokenizer:TweetTokenizer|None=None, # Written beside the model, if given
-    **kwargs # `labels` and `problem_type`, as for `to_hf`
-) -> Path: # `folder`
-    "Write a folder that Hugging Face's `from_pretrained` and `pipeline` load"
-    hf = to_hf(model, **kwargs)
-    with atomic_path(folder, folder=True) as tmp:
-        with _quiet(): hf.model.save_pretrained(tmp)
-        if tokenizer is not None: _save_tokenizer(tokenizer, tmp, hf.limit())
-    return Path(folder)
+_in_xlm = {'embeddings.word_embeddings': 'embeddings', 'embeddings.position_embeddings': 'position_embeddings',
+           'embeddings.LayerNorm': 'layer_norm_emb'}
+_in_xlm_layers = {
+    'attention.self.query': 'attentions.{}.q_lin', 'attention.self.key': 'attentions.{}.k_lin',
+    'attention.self.value': 'attentions.{}.v_lin', 'attention.output.dense': 'attentions.{}.out_lin',
+    'attention.output.LayerNorm': 'layer_norm1.{}', 'intermediate.dense': 'ffns.{}.lin1',
+    'output.dense': 'ffns.{}.lin2', 'output.LayerNorm': 'layer_norm2.{}'}
+_positions,_types = [f'encoder.embeddings.{o}_embeddings.weight' for o in ('position', 'token_type')]
+
+def _xlm_names(encoder):
+    "The names of the weights of a BERT with its head -> those in `XLMForSequenceClassification`"
+    layers = range(encoder.config.num_hidden_layers)
+    names = _in_xlm | {f'encoder.layer.{i}.{k}': v.format(i) for i in layers for k,v in _in_xlm_layers.items()}
+    names = {f'encoder.{k}': f'transformer.{v}' for k,v in names.items()} | {'head': 'sequence_summary.summary'}
+    return {f'{k}.{end}': f'{v}.{end}' for k,v in names.items() for end in ('weight', 'bias')}
+
+def _first_position(encoder):
+    "The position of the first token: RoBERTa's begin after that of padding"
+    padding = encoder.embeddings.position_embeddings.padding_idx
+    return 0 if padding is None else padding + 1
+
+def _to_xlm(model):
+    "Copy a `BertClassifier` with the head 'mean' into `XLMForSequenceClassification`, and compare the logits"
+    hf,c = _transformers(),model.encoder.config
+    try:
+        first,state,names = _first_position(model.encoder),dict(model.state_dict()),_xlm_names(model.encoder)
+        state[_positions] = state[_positions][first:] + state.pop(_types)[:1]
+        res = hf.XLMForSequenceClassification(hf.XLMConfig(
+            vocab_size=c.vocab_size, emb_dim=c.hidden_size, n_layers=c.num_hidden_layers, n_heads=c.num_attention_heads,
+            dropout=c.hidden_dropout_prob, attention_dropout=c.attention_probs_dropout_prob, n_langs=1,
+            use_lang_emb=False, max_position_embeddings=len(state[_positions]), layer_norm_eps=c.layer_norm_eps,
+            summary_type='mean', summary_activation=None, pad_token_id=model.pad_id, num_labels=model.head.out_features))
+        res.load_state_dict({names[k]: p for k,p in state.items()})
+    except (AttributeError, KeyError, RuntimeError) as e: raise _no_counterpart(model) from e
+    _check_same(model, res, [15, 15])
+    return res
 
 # %% ../../nbs/25_bert.ipynb #a6567d4e
-def _save_tokenizer(tokenizer, folder, limit):
-    "Write a `TweetTokenizer` as a fast tokenizer of Hugging Face"
-    fast = _transformers().PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer.tk, pad_token=tokenizer.vocab[tokenizer.pad_id],
-        unk_token=tokenizer.vocab[tokenizer.unk_id], model_max_length=tokenizer.max_len or limit)
-    fast.save_pretrained(folder)
+def hf_form(
+    model:TransformerClassifier, # `HFClassifier`, or `BertClassifier` with head 'cls' or 'mean'
+    labels:list|None=None, # Names of the labels; default: those of `model`, or LABEL_0, LABEL_1 …
+    problem_type:str|None=None, # Default: that of `model`, or 'single_label_classification'
+    temperature:float=1. # Divides the logits
+) -> nn.Module: # Of `transformers`, in evaluation mode
+    "Copy a classifier into Hugging Face's own class; raises `TweetnbError` for a head that it lacks"
+    if isinstance(model, BertClassifier) and model.how == 'mean' and not model.published:
+        res = _to_xlm(model)
+        _name_labels(res.config, labels, problem_type or 'single_label_classification')
+    else: res = to_hf(model, labels, problem_type).model
+    state = res.state_dict()
+    for name in _last_weights(res, res.config.num_labels): state[name].div_(temperature)
+    res.config.architectures = [type(res).__name__]
+    return res.eval()
+
+def _last_weights(model, n_labels):
+    "The names of the weights of the layer that gives the logits"
+    last = [k for k,o in model.named_modules() if isinstance(o, nn.Linear) and o.out_features == n_labels][-1]
+    return [o for o in model.state_dict() if o.startswith(f'{last}.')]
+
+def from_hf_state(
+    model:TransformerClassifier, # Made by `create_model` with the configuration of the model that was written
+    state:dict, # The weights of its `hf_form`
+    temperature:float=1. # As given to `hf_form`
+) -> dict: # For `model.load_state_dict`
+    "Give weights the names and values that they have here"
+    if isinstance(model, HFClassifier): res = {f'model.{k}': p for k,p in state.items()}
+    elif model.how == 'mean': res = _from_xlm(model.encoder, state)
+    else: res = {_our_name(k, model.encoder.base_model_prefix): p for k,p in state.items()}
+    if temperature != 1: res |= {k: res[k]*temperature for k in _last_weights(model, model.config['n_labels'])}
+    return res
+
+def _our_name(name, prefix):
+    if name.startswith(f'{prefix}.'): return 'encoder' + name.removeprefix(prefix)
+    if name.startswith('classifier.dense.'): return name.replace('classifier', 'encoder.pooler')
+    return f"head.{name.rpartition('.')[2]}"
+
+def _from_xlm(encoder, state):
+    ours = {v: k for k,v in _xlm_names(encoder).items()}
+    res = {ours[k]: p for k,p in state.items()}
+    res[_positions] = F.pad(res[_positions], (0, 0, _first_position(encoder), 0))
+    return res | {_types: torch.zeros_like(encoder.embeddings.token_type_embeddings.weight)}
+
+# %% ../../nbs/25_bert.ipynb #d79c7b8b
+def save_hf(
+    model:TransformerClassifier, # As for `hf_form`
+    folder:str|Path, # Folder to write, whole or not at all
+    tokenizer:TweetTokenizer|None=None, # Written beside the model, if given
+    cleaner:Cleaner|None=None, # Becomes part of the tokenizer, as far as it can be said there
+    **kwargs # `labels`, `problem_type` and `temperature`, as for `hf_form`
+) -> Path: # `folder`
+    "Write a folder that Hugging Face's `from_pretrained` and `pipeline` load"
+    hf = hf_form(model, **kwargs)
+    with atomic_path(folder, folder=True) as tmp:
+        with _quiet(): hf.save_pretrained(tmp)
+        if tokenizer is not None: write_hf_tokenizer(tokenizer, tmp, tokenizer.max_len or model.limit(), hf, cleaner)
+    return Path(folder)
+
+def write_hf_tokenizer(
+    tokenizer:TweetTokenizer, # Of the model
+    folder:Path, # Where it goes
+    max_len:int|None, # Longer texts are cut, where `truncation=True` is said
+    hf:nn.Module, # From `hf_form`
+    cleaner:Cleaner|None=None # Becomes part of the tokenizer, as far as it can be said there
+):
+    "Write a `TweetTokenizer` as a fast tokenizer of Hugging Face, which cleans first"
+    known = dict(unk_token=tokenizer.vocab[tokenizer.unk_id], model_max_length=max_len)
+    if hf.config.model_type != 'xlm': known['pad_token'] = tokenizer.vocab[tokenizer.pad_id]  # its mean counts padding
+    _transformers().PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer.tk, split_special_tokens=True, model_input_names=['input_ids', 'attention_mask'],
+        **known).save_pretrained(folder)
+    tokenizer.save(folder, cleaner)
 
 # %% ../../nbs/25_bert.ipynb #79bc5c8e
 def sentence_vectors(

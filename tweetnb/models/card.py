@@ -37,17 +37,29 @@ def _settings_table(settings, title):
 # %% ../../nbs/18_card.ipynb #27d6e679
 _hub_types = dict(macro_f1='f1', weighted_f1='f1', macro_recall='recall')
 
+def _eval_results(info):
+    "The scores as the hub has them"
+    from huggingface_hub import EvalResult
+    file = str(info.get('training', {}).get('file') or 'tweets').split('/')[-1]
+    known = dict(task_type='text-classification', dataset_type='tweets', dataset_name=file)
+    scores = {k: round(v, 4) for k,v in info.get('scores', {}).items() if isinstance(v, float)}
+    return [EvalResult(**known, metric_type=_hub_types.get(k, k), metric_name=_readable(k), metric_value=v)
+            for k,v in scores.items()]
+
+def _base_model(info):
+    "The name on the hub of what it started from, if it is one: `user/name`, or a model of Hugging Face's first ones"
+    name = str(info.get('training', {}).get('pretrained') or '')
+    return name if re.fullmatch(r'\w[\w.-]*(/\w[\w.-]*)?', name) else None
+
 def _card_header(info, name):
     "The metadata of the Hugging Face hub"
-    scores = {k: round(v, 4) for k,v in info.get('scores', {}).items() if isinstance(v, float)}
-    fields = dict(library_name='tweetnb', pipeline_tag='text-classification', tags=['tweets', info['model']['arch']])
-    if scores:
-        file = str(info.get('training', {}).get('file') or 'tweets').split('/')[-1]
-        metrics = [dict(type=_hub_types.get(k, k), name=_readable(k), value=v) for k,v in scores.items()]
-        result = dict(task=dict(type='text-classification'), dataset=dict(type='tweets', name=file), metrics=metrics)
-        fields['model-index'] = [dict(name=name, results=[result])]
-    lines = [f'{k}: {json.dumps(v, ensure_ascii=True)}' for k,v in fields.items()]
-    return '\n'.join(['---', *lines, '---'])
+    from huggingface_hub import ModelCardData
+    theirs = ['transformers']*('architecture' in info.get('hugging_face', {}))
+    data = ModelCardData(
+        language=info.get('language'), license=info.get('license'), base_model=_base_model(info),
+        library_name='tweetnb', pipeline_tag='text-classification', tags=['tweets', info['model']['arch'], *theirs],
+        model_name=name, eval_results=_eval_results(info) or None)
+    return f'---\n{data.to_yaml().strip()}\n---'
 
 # %% ../../nbs/18_card.ipynb #6b006886
 def _step_name(step):
@@ -76,6 +88,22 @@ def _card_usage(info, name):
     folder = re.sub(r'[^A-Za-z0-9._-]', '_', name)
     code = f"import tweetnb as tn\nclassifier = tn.load('{folder}')\nclassifier.predict(['a tweet', 'another one'])"
     return f'## Usage\n\n```python\n{code}\n```'
+
+def _card_pipeline(info, name):
+    "How Hugging Face's library uses it, and what is missing there"
+    hf = info.get('hugging_face')
+    if not hf: return ''
+    if 'problem' in hf: return f"## With transformers alone\n\nNot possible: {_escape(hf['problem'])}."
+    folder = re.sub(r'[^A-Za-z0-9._-]', '_', name)
+    call = f"pipeline('text-classification', model='{folder}', top_k=None, truncation=True)(['a tweet'])"
+    left = [f'the step `{_escape(o)}`' for o in hf['left_out']]
+    left += ['the decision (only the probabilities are there)']*bool(info.get('decisions', {}).keys() - {'temperature'})
+    parts = [f'## With transformers alone\n\n```python\nfrom transformers import pipeline\n{call}\n```',
+             'The same probabilities: the tokenizer cleans, and the temperature is in the weights.']
+    if left: parts.append(f"What `pipeline` does not do: {', '.join(left)}.")
+    if hf['architecture'].startswith('XLM'):
+        parts.append('The mean over tokens would count padding, so it takes one text at a time (`batch_size=1`).')
+    return '\n\n'.join(parts)
 
 # %% ../../nbs/18_card.ipynb #9096a5ae
 def _label_table(info):
@@ -138,7 +166,7 @@ def _card_limitations(info, name):
     return '\n'.join(['## Limitations\n', *[f'- {o}' for o in lines]])
 
 # %% ../../nbs/18_card.ipynb #b250a6cf
-_sections = [_card_header, _card_description, _card_usage,
+_sections = [_card_header, _card_description, _card_usage, _card_pipeline,
              _card_evaluation, _card_data, _card_procedure, _card_limitations]
 
 def card_markdown(

@@ -22,6 +22,7 @@ from ..core import TweetnbError, progress
 from ..data.clean import Cleaner
 from ..hardware import precisions, resolve_device
 from .attribution import Attribution, Attributions, label_positions
+from .bert import TransformerClassifier, from_hf_state, hf_form, write_hf_tokenizer
 from .classifier import Classifier, as_texts
 from .gradients import attention_weights, attribution_methods, evaluation_mode, token_weights
 from .recurrent import count_parameters, create_model
@@ -215,9 +216,26 @@ def attention(self:NetworkClassifier,
 # %% ../../nbs/28_network.ipynb #4c7b85f6
 @patch
 def _state(self:NetworkClassifier):
-    arrays = {k: v.detach().cpu().contiguous().numpy() for k,v in self.model.state_dict().items()}
     known = dict(model=self.config, max_len=self.max_len, widths=self.widths)
-    return known, arrays, self.tokenizer.save
+    if isinstance(self.model, TransformerClassifier):
+        try: return self._hf_state(known)
+        except TweetnbError as e: known['hugging_face'] = dict(problem=e.problem)
+    return known, _arrays(self.model), self.tokenizer.save
+
+def _arrays(model): return {k: v.detach().cpu().contiguous().numpy() for k,v in model.state_dict().items()}
+
+@patch
+def _hf_state(self:NetworkClassifier, known):
+    "A transformer as Hugging Face writes it; `TweetnbError` for one that is unknown there"
+    temperature = 1. if self.multilabel else self.temperature
+    hf = hf_form(self.model, self.labels, self.problem_type, temperature)
+    left_out = self.cleaner.normalizer()[1] + ['temperature']*(self.temperature != temperature)
+    known['hugging_face'] = dict(architecture=type(hf).__name__, temperature=temperature, left_out=left_out)
+    def write(folder):
+        hf.config.save_pretrained(folder)
+        limits = [o for o in (self.max_len, self.tokenizer.max_len, self.model.limit()) if o]
+        write_hf_tokenizer(self.tokenizer, folder, min(limits, default=None), hf, self.cleaner)
+    return known, _arrays(hf), write
 
 def _is_count(n): return type(n) is int and n > 0
 
@@ -237,6 +255,8 @@ def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, 
     if len(labels) != config['n_labels'] or len(tokenizer) != config['n_vocab']:
         raise TweetnbError(f'{len(labels)} labels and {len(tokenizer)} tokens do not fit the model')
     mapped = os.name == 'posix'          # weights stay in the file, and processes share them
-    model.load_state_dict(load_file(folder/'model.safetensors'), assign=mapped)
+    state,hf = load_file(folder/'model.safetensors'),info.get('hugging_face', {})
+    if 'architecture' in hf: state = from_hf_state(model, state, hf['temperature'])
+    model.load_state_dict(state, assign=mapped)
     model.config = config
     return cls(model, tokenizer, cleaner, labels, info['max_len'], info['widths'], info, device)

@@ -329,7 +329,8 @@ _much = 32 << 20 # Bytes; some three hundred thousand tweets
 def _choose_workers(found, classifier):
     "All cores if there is much to do on a CPU"
     if found.n_bytes() < _much or str(getattr(classifier, 'device', 'cpu')) != 'cpu': return 1
-    from tweetnb.hardware import usable_cores
+    try: from tweetnb.hardware import usable_cores
+    except ModuleNotFoundError: return os.cpu_count() or 1              # without PyTorch
     return usable_cores()
 
 def _choose_backend(predict, found, work, workers):
@@ -337,7 +338,7 @@ def _choose_backend(predict, found, work, workers):
     note = work/'backend.json'
     if note.exists(): return _read_json(note)
     df = next((df for _,df in found.blocks(work, 0)), None)
-    if df is None or predict.classifier.arch in ('tfidf', 'ensemble'): return dict(backend='torch')
+    if df is None or predict.classifier.arch in ('tfidf', 'ensemble', 'onnx'): return dict(backend='torch')
     from tweetnb.ship.export import fastest_backend
     from tweetnb.threads import thread_limit
     with thread_limit(1 if workers > 1 else 1000):

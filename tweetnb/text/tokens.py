@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 from fastcore.basics import patch
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from ..core import TweetnbError, atomic_path
 from ..core import fingerprint as digest
@@ -383,12 +383,22 @@ def unigram(cls:TweetTokenizer,
 # %% ../../nbs/10_tokens.ipynb #d33ae49d
 @patch
 def save(self:TweetTokenizer,
-    folder:str|os.PathLike # Created if missing
+    folder:str|os.PathLike, # Created if missing
+    cleaner=None # A `Cleaner` that shall be part of `tokenizer.json`, for others, as far as it can be said there
 ) -> None:
     "Write `tokenizer.json` and `tweet_tokenizer.json`"
-    files = {'tokenizer.json': self.source, 'tweet_tokenizer.json': json.dumps(self.facts)}
+    source,facts = self.source,self.facts
+    if cleaner is not None and cleaner.steps:
+        tk,facts = Tokenizer.from_str(source),{**facts, 'normalizer': json.loads(source)['normalizer']}
+        tk.normalizer = normalizers.Sequence([cleaner.normalizer()[0], *filter(None, [tk.normalizer])])
+        source = tk.to_str()
+    files = {'tokenizer.json': source, 'tweet_tokenizer.json': json.dumps(facts)}
     for name,text in files.items():
         with atomic_path(Path(folder)/name) as tmp: tmp.write_text(text, encoding='utf-8')
+
+def _with_normalizer(source, normalizer):
+    "A `tokenizer.json` that begins by cleaning, for others, as it was before"
+    return Tokenizer.from_str(json.dumps({**json.loads(source), 'normalizer': normalizer})).to_str()
 
 @patch(cls_method=True)
 def load(cls:TweetTokenizer,
@@ -398,7 +408,9 @@ def load(cls:TweetTokenizer,
     path = Path(folder)/'tweet_tokenizer.json'
     try:
         source = path.with_name('tokenizer.json').read_text(encoding='utf-8')
-        return cls(source, **json.loads(path.read_text(encoding='utf-8')))
+        facts = json.loads(path.read_text(encoding='utf-8'))
+        if 'normalizer' in facts: source = _with_normalizer(source, facts.pop('normalizer'))
+        return cls(source, **facts)
     except Exception as e:  # tokenizers raises nothing narrower
         raise TweetnbError(f'unreadable tokenizer ({e})', path=path, remedy='Save it again.') from e
 
