@@ -45,8 +45,8 @@ for batch,width,n_in,n in (1, 1, 3, 2), (5, 4, 6, 9), (70, 2, 3, 66):
     wanted = torch.autograd.grad(expected, [x, *rnn.parameters()], weight)
     for a,b in zip(wanted, torch.autograd.grad(found, [x, *rnn.parameters()], weight)):
         assert (a - b).abs().max() < 1e-4*max(1, a.abs().max()), (batch, n)
-    with torch.no_grad(), torch.autocast('cpu', torch.bfloat16): half = triton_gru(rnn, x)
-    assert half.dtype == torch.bfloat16 and (half.float() - expected).abs().max() < .05
+    with torch.no_grad(), torch.autocast('cpu', torch.float16): half = triton_gru(rnn, x)    # it has no bfloat16
+    assert half.dtype == torch.float16 and (half.float() - expected).abs().max() < .005
 """
     res = python('-c', code, TRITON_INTERPRET='1')
     assert res.returncode == 0, res.stderr
