@@ -1,5 +1,6 @@
 "Classifiers from the Hugging Face hub, here a server on loopback, and published ones with their own head"
 import base64, hashlib, json, os, subprocess, sys
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -7,6 +8,7 @@ from threading import Thread
 from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 from huggingface_hub import ModelCard
 
@@ -185,7 +187,8 @@ def test_round_trip(hub, transformer, tmp_path):
     env = {**os.environ, 'HF_ENDPOINT': hub, 'HF_HOME': str(tmp_path), 'HF_HUB_OFFLINE': '0', 'NO_PROXY': '127.0.0.1',
            'HF_HUB_DISABLE_XET': '1'}
     def ask(what, **more):
-        command = [sys.executable, '-c', code, json.dumps(texts), json.dumps({k: str(v) for k,v in kinds.items()}), what]
+        folders = {k: str(v) for k,v in kinds.items()}
+        command = [sys.executable, '-c', code, json.dumps(texts), json.dumps(folders), what]
         res = subprocess.run(command, env=env | more, capture_output=True, text=True)
         assert res.returncode == 0, res.stderr[-3000:]
         return json.loads(res.stdout.splitlines()[-1])
@@ -194,7 +197,7 @@ def test_round_trip(hub, transformer, tmp_path):
     assert 'not uploaded' in pushed['nobody'] and 'not on the hub' in found['nobody']
     for kind in kinds: assert np.allclose(found[kind], found['here'][kind], atol=1e-6), found[kind]
     assert found['other'] == found['here']['network'] != found['linear']
-    assert len(Hub.cards) >= 4 and all('library_name: tweetnb' in o for o in Hub.cards)
+    assert len(Hub.cards) >= 4 and all('library_name' in o for o in Hub.cards)
     offline = ask('load', HF_HUB_OFFLINE='1')
     assert all('HF_HUB_OFFLINE is set' in o for o in offline[0].values())
     assert offline[1] == found | {'nobody': ''}
@@ -227,7 +230,8 @@ def test_a_bundle_of_a_transformer_is_a_folder_of_hugging_face(arch, more, probl
     folder = ours.save(tmp_path/'moods', license='mit')
     probs = ours.predict_proba(wild)
     again = tn.load(folder, 'cpu')
-    assert again.temperature == ours.temperature and again.tokenizer.fingerprint() == tokenizer.fingerprint()
+    assert again.temperature == ours.temperature
+    assert again.tokenizer.fingerprint() == tokenizer.fingerprint()
     assert np.allclose(again.predict_proba(wild), probs, atol=1e-6)
     assert np.allclose(tn.load(again.save(tmp_path/'twice'), 'cpu').predict_proba(wild), probs, atol=1e-6)
     pipe = transformers.pipeline('text-classification', model=str(folder), top_k=None, truncation=True)
@@ -258,3 +262,47 @@ def test_several_labels_load_and_numbers_are_refused(published, tmp_path):
     assert several.predict(texts)['label'].map(type).eq(tuple).all()
     (folder/'config.json').write_text(json.dumps({**config, 'problem_type': 'regression'}))
     with pytest.raises(TweetnbError, match='regression'): tn.load(folder)
+
+def moods(n=60):
+    "Tweets whose first word tells the label"
+    words = dict(bad='unfollowing', good='morning', meh='meh')
+    rows = [(f'{word} all of you {i}', mood) for i in range(n//3) for mood,word in words.items()]
+    return pd.DataFrame(rows, columns=['text', 'label']).assign(split=['train']*(n - 12) + ['test']*12)
+
+def test_a_published_classifier_in_our_hands(published, tmp_path):
+    "It stands in a comparison as it is, is exported and served, and is trained further with its head"
+    pytest.importorskip('onnxscript')
+    pytest.importorskip('httpx')
+    from fastapi.testclient import TestClient
+    from tweetnb.ship.serve import make_server
+    theirs,df = tn.load(published, 'cpu'), moods()
+    res = tn.compare(df, {'theirs': theirs, 'tfidf': 'tfidf'}, seeds=2, device='cpu')
+    assert {o['model']: o['parameters'] for o,_ in res.runs}['theirs'] == theirs.parameters
+    assert len(res.runs) == 4 and 'theirs' in res.to_markdown()
+    folder = theirs.save(tmp_path/'theirs')
+    assert tn.export_onnx(folder)['onnx difference'] < 1e-4
+    with TestClient(make_server(folder)) as client: found = client.post('/', json={'inputs': texts}).json()
+    best = theirs.predict(texts)['confidence']
+    assert [o[0]['score'] for o in found] == pytest.approx(best.tolist(), abs=1e-5)
+    turned = df.assign(label=pd.Categorical(df['label'], ['meh', 'bad', 'good']))
+    config = tn.config_from('hf_classifier', pretrained=str(published), epochs=1, lr=1e-12, head_lr=1e-12)
+    further = tn.fit(replace(config, cleaner=None), turned, device='cpu').classifier
+    assert set(further.labels) == {'meh', 'bad', 'good'}
+    assert np.allclose(further.predict_proba(texts)[theirs.labels], theirs.predict_proba(texts), atol=1e-5)
+
+@pytest.mark.parametrize('streamed', [False, True])
+def test_datasets_in_and_out(streamed, tmp_path):
+    "A `Dataset` is read, trained on, predicted and scored, streamed or not, and a table becomes one"
+    datasets = pytest.importorskip('datasets')
+    df = moods()
+    train = datasets.Dataset.from_pandas(df.drop(columns='split'))
+    given = train.to_iterable_dataset() if streamed else train
+    read = tn.read_tweets(given)
+    assert read['text'].tolist() == df['text'].tolist() and read['label'].tolist() == df['label'].tolist()
+    model = tn.TweetClassifier('tfidf').fit(read['text'], read['label']).classifier_
+    answers = model.predict(given)
+    assert len(answers) == len(df) and (answers['label'] == df['label']).all()
+    back = datasets.Dataset.from_pandas(pd.concat([read, answers.add_prefix('answer_')], axis=1))
+    assert back['answer_label'][:3] == df['label'].tolist()[:3]
+    both = datasets.DatasetDict(train=train, test=train.select(range(9)))
+    assert tn.read_tweets(both)['split'].value_counts().to_dict() == {'train': 60, 'test': 9}

@@ -29,10 +29,11 @@ code = '''if True:
         with TestClient(make_server(model)) as client: served = client.post('/predict', json={'texts': texts}).json()
         report = tn.predict_file(folder, sample, f'{out}/{name}.csv')
         res[name] = [model.arch, model.predict_proba(texts).values.tolist(), served['predictions'], report['written']]
-    try: tn.load(sys.argv[1] and json.loads(sys.argv[1])['linear'].replace('tfidf', 'gru_attention'))
+    try: tn.load(folders['linear'].replace('tfidf', 'gru_attention'))
     except tn.TweetnbError as e: res['not exported'] = str(e)
     print(json.dumps(res))
-    try: main(['train', sample, '--model', 'bilstm', '--out', f'{out}/bundle'])
+    labelled = sample.replace('_test', '')
+    try: main(['train', labelled, '--model', 'bilstm', '--out', f'{out}/bundle'])
     except SystemExit as e: assert e.code == 1
 '''
 

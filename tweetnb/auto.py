@@ -299,7 +299,7 @@ def _per_tweet(search, config):
     return step_seconds(config, table, search.device, most=max(.02*search.left, .5))/config.bs
 
 def _affordable_words(search, config):
-    "TF-IDF without characters if they would take more than a third of the time, by how long a few tweets take"
+    "TF-IDF without characters if they would take more than half of the time, by how long a few tweets take"
     n,few = len(search.train), 1000
     if config.model != 'tfidf' or n < 5*few: return config
     some = search.train.sample(few, random_state=search.seed)
@@ -307,7 +307,7 @@ def _affordable_words(search, config):
     start = time.perf_counter()
     fit(config, _whole(some), search.seed)
     takes = (time.perf_counter() - start)*n/few
-    return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/3 else config
+    return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/2 else config
 
 def _without_head(search, config, seconds):
     "A configuration whose clock leaves the time for a head, if that must be fitted first"

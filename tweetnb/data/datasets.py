@@ -48,6 +48,14 @@ def _writing(path):
         remedy = 'Is the disk full, or the folder write-protected? TWEETNB_CACHE=FOLDER moves the cache.'
         raise TweetnbError(f'cannot be written ({e.strerror or e})', path=path, remedy=remedy) from e
 
+@contextmanager
+def _open(path, mode):
+    "Open a file to write; what its buffer still holds when the disk is full is a problem with writing as well"
+    with _writing(path): out = open(path, mode)
+    try: yield out
+    finally:
+        with _writing(path): out.close()
+
 def _check_room(folder, need):
     "Raise if fewer than `need` bytes are free on the disk of `folder`"
     free = shutil.disk_usage(folder).free
@@ -84,10 +92,9 @@ def _transfer(url, part, timeout):
         if response.status != 206: start = 0
         total = None if response.length is None else start + response.length
         if total: _check_room(part.parent, total - start)
-        with _writing(part):
-            tag.write_text(_version(response))
-            out = open(part, 'ab' if start else 'wb')
-        with out, progress(desc=part.stem, total=total, unit='B') as bar:
+        with _writing(part): tag.write_text(_version(response))
+        mode = 'ab' if start else 'wb'
+        with _open(part, mode) as out, progress(desc=part.stem, total=total, unit='B') as bar:
             bar.update(start)
             while block := response.read1(1 << 18):
                 with _writing(part):
@@ -187,11 +194,9 @@ _BROKEN = (tarfile.TarError, zipfile.BadZipFile, zlib.error, EOFError, OSError, 
 
 def _copy(f, path, most):
     "Write the open file `f` to `path`; return the number of bytes, or raise if they are more than `most`"
-    with _writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        out = open(path, 'wb')
+    with _writing(path): path.parent.mkdir(parents=True, exist_ok=True)
     size = 0
-    with out:
+    with _open(path, 'wb') as out:
         while block := f.read(1 << 20):
             size += len(block)
             if size > most: raise tarfile.TarError('it unpacks to far more than its size')

@@ -23,6 +23,7 @@ from ..data.audit import audit
 from ..data.read import read_tweets
 from ..data.split import split_tweets
 from ..metrics import Scores, bootstrap_scores, is_multilabel
+from ..models.classifier import Classifier
 from ..train.fit import Config, default_config, fit
 
 # %% ../../nbs/55_compare.ipynb #9cc2f715
@@ -233,13 +234,13 @@ def save(self:Comparison,
 def _configs(models, common):
     "Split the models into configurations and ensembles, each by its name"
     if isinstance(models, dict): items = list(models.items())
-    else: items = [(o if isinstance(o, str) else o.model, o) for o in models]
+    else: items = [(o if isinstance(o, str) else o.model if isinstance(o, Config) else o.arch, o) for o in models]
     teams = {name: list(o) for name,o in items if isinstance(o, (list, tuple))}
     res = {}
     for name,o in items:
         if name in teams: continue
         changes = {k: v for k,v in common.items() if o != 'tfidf' or k == 'cleaner'}
-        res[name] = o if isinstance(o, Config) else default_config(o, **changes)
+        res[name] = o if isinstance(o, (Config, Classifier)) else default_config(o, **changes)
     if not res: raise TweetnbError('there are no models to compare', remedy='Name at least one.')
     for name,team in teams.items():
         wrong = [o for o in team if o not in res] or ([] if team else ['nothing'])
@@ -263,8 +264,19 @@ def mean_run(
     return {**known, **cost, **scores.to_dict()}, probs
 
 # %% ../../nbs/55_compare.ipynb #7ddba967
+def _score_ready(name, classifier, df, seed):
+    "Score a classifier that was trained elsewhere, the same with each seed"
+    rows,start = df[df['split'] == scored_split(df)],time.perf_counter()
+    probs = classifier.predict_proba(rows)
+    speed,config = len(rows)/(time.perf_counter() - start),dict(model=classifier.arch)
+    known = dict(model=name, seed=seed, seconds=0., tweets_per_second=speed, config=config,
+                 parameters=classifier.parameters)
+    scores = classifier.score(rows['label'], probs)
+    return {**known, **scores.to_dict()}, probs.rename(columns=str).reset_index(drop=True)
+
 def _run(name, config, df, seed, folder, workers, device):
     "One run among several at the same time"
+    if isinstance(config, Classifier): return _score_ready(name, config, df, seed)
     if workers > 1:
         import torch
         torch.set_num_threads(max(1, (os.cpu_count() or 1)//workers))
@@ -272,7 +284,8 @@ def _run(name, config, df, seed, folder, workers, device):
 
 def compare(
     df:pd.DataFrame|str|Path, # `text`, `label` and perhaps `split`; or a file that `read_tweets` reads
-    models:list|tuple|dict=('tfidf', 'ngram', 'lstm', 'bilstm', 'pyramid', 'gru_attention'), # Names, configs, or a dict
+    # Names, configs, trained classifiers (also published ones, from `load`), or a dict of these
+    models:list|tuple|dict=('tfidf', 'ngram', 'lstm', 'bilstm', 'pyramid', 'gru_attention'),
     seeds:int|list=3, # How many, or which
     folder:str|Path|None=None, # Keep runs here and do not repeat them; default: nowhere
     metric:str='macro_f1', # 'accuracy', 'macro_f1' or 'macro_recall'

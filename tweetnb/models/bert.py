@@ -356,6 +356,16 @@ class HFClassifier(TransformerClassifier):
         "The names of the labels, in the order of the logits"
         names = self.model.config.id2label
         return [names[i] for i in range(self.model.config.num_labels)]
+    @torch.no_grad()
+    def order_labels(self,
+        labels:list # Those of the data, by number
+    ):
+        "Put a head that knows the same labels into their order"
+        names,wanted = self.labels,list(map(str, labels))
+        if names == wanted or sorted(names) != sorted(wanted): return
+        state = self.model.state_dict()
+        for name in _last_weights(self.model, len(names)): state[name].copy_(state[name][[*map(names.index, wanted)]])
+        _name_labels(self.model.config, wanted, self.problem_type)
     @property
     def problem_type(self) -> str:
         "'single_label_classification', 'multi_label_classification' or 'regression'"
@@ -478,7 +488,8 @@ def _to_xlm(model):
             vocab_size=c.vocab_size, emb_dim=c.hidden_size, n_layers=c.num_hidden_layers, n_heads=c.num_attention_heads,
             dropout=c.hidden_dropout_prob, attention_dropout=c.attention_probs_dropout_prob, n_langs=1,
             use_lang_emb=False, max_position_embeddings=len(state[_positions]), layer_norm_eps=c.layer_norm_eps,
-            summary_type='mean', summary_activation=None, pad_token_id=model.pad_id, num_labels=model.head.out_features))
+            summary_type='mean', summary_activation=None, pad_token_id=model.pad_id,
+            num_labels=model.head.out_features))
         res.load_state_dict({names[k]: p for k,p in state.items()})
     except (AttributeError, KeyError, RuntimeError) as e: raise _no_counterpart(model) from e
     _check_same(model, res, [15, 15])

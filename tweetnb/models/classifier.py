@@ -26,6 +26,7 @@ def as_texts(
 ) -> pd.Series: # Strings with the caller's index; missing texts become empty ones
     "Return tweets as a Series of strings"
     if isinstance(tweets, str): tweets = [tweets]
+    if hasattr(tweets, 'iter'): tweets = pd.DataFrame(list(tweets))         # a `Dataset`, streaming or not
     if isinstance(tweets, dict) and 'text' not in tweets:
         raise TweetnbError('a dict is not a list of tweets', remedy="Give {'text': [...]}, a list or a DataFrame.")
     if isinstance(tweets, (pd.DataFrame, dict)):

@@ -137,13 +137,17 @@ def _tabulate(self:WholeTfidf):
         self._tables[n] = table, place
 
 # %% ../../nbs/26_linear.ipynb #fb5441bf
+_unspaced = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
+_words = rf'[{_unspaced}]|[^\W{_unspaced}]+|[^\w\s]'
+
+# %% ../../nbs/26_linear.ipynb #09d082cf
 def tfidf_features(
     chars:bool=False, # Character sequences as well as words?
     min_df:int=2 # Leave out features seen in fewer tweets
 ) -> WholeTfidf|FeatureUnion: # Not fitted
     "Make TF-IDF features of words and word pairs, and of 2 to 5 characters if `chars`"
     settings = dict(sublinear_tf=True, min_df=min_df, dtype=np.float32)
-    words = WholeTfidf(ngram_range=(1, 2), token_pattern=r'\w+|[^\w\s]', **settings)
+    words = WholeTfidf(ngram_range=(1, 2), token_pattern=_words, **settings)
     if not chars: return words
     inside = WholeTfidf(analyzer='char_wb', ngram_range=(2, 5), **settings)
     return FeatureUnion([('words', words), ('chars', inside)])

@@ -23,7 +23,7 @@ from fastcore.basics import listify, patch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, bert_splitter
+from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, bert_splitter, from_hf_state
 from ..models.network import NetworkClassifier
 from ..hardware import resolve_device
 from ..hardware import resolve_device
@@ -145,6 +145,7 @@ def _make_model(dls, arch, source, params):
     arch = arch or (source.arch if source else 'bilstm')
     model = create_model(arch, len(tokens), len(labels), **{**settings, **params, 'pad_id': dls.tokenizer.pad_id})
     if source: source.load_into(model, tokens)
+    if isinstance(model, HFClassifier): model.order_labels(labels)
     return model
 
 # %% ../../nbs/44_learner.ipynb #b434e3df
@@ -264,7 +265,9 @@ class Pretrained:
         if 'n_vocab' not in config:
             raise TweetnbError(f"{config['arch']} has no encoder to start from", path=source,
                                remedy='Give the bundle of a network; only tfidf starts from tfidf.')
-        return cls(load_file(weights), TweetTokenizer.load(source).vocab, config)
+        state,hf = load_file(weights),json.loads(info.read_text(encoding='utf-8')).get('hugging_face', {})
+        if 'architecture' in hf: state = from_hf_state(create_model(**config), state, hf['temperature'])
+        return cls(state, TweetTokenizer.load(source).vocab, config)
 
     def settings(self,
         arch:str|None=None # The wanted model

@@ -21,7 +21,7 @@ from torch.nn import functional as F
 from ..core import TweetnbError, atomic_path, fingerprint
 from ..data.clean import Cleaner
 from ..hardware import default_precision, precisions, resolve_device
-from ..models.bert import load_encoder
+from ..models.bert import _load, load_encoder
 from ..models.layers import length_mask
 from ..text.batches import BucketSampler, pad_rows
 from ..text.tokens import TokenStore, TweetTokenizer
@@ -70,6 +70,31 @@ class MaskedLM(nn.Module):
         loss = F.cross_entropy(scores.float(), targets[at], reduction='sum')
         return loss/at.sum().clamp(min=1)
 
+# %% ../../nbs/49_pretrain.ipynb #8f680e45
+_hf_heads = {'bert': ('cls.predictions.transform.dense', 'cls.predictions.transform.LayerNorm', 'cls.predictions.bias'),
+             'roberta': ('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias')}
+
+def _head_names(prefix):
+    "The names of a head's weights in a checkpoint -> those in `MaskedLM`; none for kinds with another head"
+    if prefix not in _hf_heads: return {}
+    dense,norm,bias = _hf_heads[prefix]
+    layers = {dense: 'transform.0', norm: 'transform.2'}
+    return {f'{k}.{end}': f'{v}.{end}' for k,v in layers.items() for end in ('weight', 'bias')} | {bias: 'bias'}
+
+# %% ../../nbs/49_pretrain.ipynb #a5360aec
+@patch
+def take_head(self:MaskedLM,
+    name:str|Path # A folder, or a name on the Hugging Face hub
+) -> bool: # Was it there?
+    "Take over the head that a checkpoint was pretrained with"
+    names = _head_names(self.encoder.base_model_prefix)
+    try: model,missing = _load('AutoModelForMaskedLM', name)
+    except TweetnbError: return False
+    state = model.state_dict()
+    if not names or set(missing) & names.keys(): return False
+    self.load_state_dict({ours: state[theirs] for theirs,ours in names.items()}, strict=False)
+    return True
+
 # %% ../../nbs/49_pretrain.ipynb #24c05a62
 class Pretraining:
     "Masked-language modelling of tweets, with checkpoints"
@@ -81,7 +106,7 @@ class Pretraining:
         cleaner:Cleaner|None=None, # Use the one that classification will use
         epochs:int=1,
         bs:int=32, # Tweets per batch
-        lr:float=5e-5, # Peak learning rate of the encoder; the new layer has ten times that
+        lr:float=5e-5, # Peak learning rate of the encoder; a new head has ten times that
         max_len:int=128, # Longer tweets are cut to this many tokens
         p:float=0.15, # Share of tokens to guess
         valid:float=0.05, # Share of the tweets held out for validation
@@ -101,9 +126,12 @@ class Pretraining:
         store = self.tok.encode(cleaner.apply(texts) if cleaner else texts, max_len=max_len)
         self.train,self.valid = _split(store, valid, seed)
         self.sampler = BucketSampler(self.train.lengths, bs, shuffle=True, seed=seed)
-        self.model = MaskedLM(load_encoder(pretrained)).to(self.device)
+        self.model = MaskedLM(load_encoder(pretrained))
+        own = self.model.take_head(pretrained)
+        self.model.to(self.device)
         new = [p for name,p in self.model.named_parameters() if not name.startswith('encoder.')]
-        groups = [dict(params=self.model.encoder.parameters(), lr_factor=1), dict(params=new, lr_factor=10)]
+        of_head = dict(params=new, lr_factor=1 if own else 10)
+        groups = [dict(params=self.model.encoder.parameters(), lr_factor=1), of_head]
         self.opt = torch.optim.AdamW(groups, lr=lr, fused=True)
         self.step = 0
         self.steps = epochs*len(self.sampler)
@@ -234,7 +262,11 @@ def export(self:Pretraining):
              'config.json': json.dumps(config, indent=1)}
     for name,text in files.items():
         with atomic_path(self.folder/name) as tmp: tmp.write_text(text, encoding='utf-8')
-    weights = {k: v.cpu().contiguous() for k,v in self.model.encoder.state_dict().items()}
+    prefix,state = self.model.encoder.base_model_prefix,self.model.encoder.state_dict()
+    if names := _head_names(prefix):
+        own = self.model.state_dict()
+        state = {f'{prefix}.{k}': v for k,v in state.items()} | {theirs: own[ours] for theirs,ours in names.items()}
+    weights = {k: v.cpu().contiguous() for k,v in state.items()}
     with atomic_path(self.folder/'model.safetensors') as tmp: save_file(weights, tmp, metadata={'format': 'pt'})
 
 # %% ../../nbs/49_pretrain.ipynb #a7f8d9ac
