@@ -473,9 +473,9 @@ def tweet_metrics(
     "fastai's accuracy, macro-F1 and macro-recall"
     from fastai.metrics import AccumMetric, F1Score, F1ScoreMulti, Recall, accuracy, top_k_accuracy
     if multilabel:
-        micro,lrap = F1ScoreMulti(average='micro'),AccumMetric(lrap, flatten=False, to_np=True)
-        micro.name,lrap.name = 'micro_f1','lrap'
-        return [lrap, micro]
+        micro,ranking = F1ScoreMulti(average='micro'),AccumMetric(lrap, flatten=False, to_np=True)
+        micro.name,ranking.name = 'micro_f1','lrap'
+        return [ranking, micro]
     f1,recall = F1Score(average='macro'),Recall(average='macro')
     f1.name,recall.name = 'macro_f1','macro_recall'
     return [accuracy, f1, recall] + [partial(top_k_accuracy, k=k)]*bool(k)
