@@ -10,7 +10,7 @@ export USE_TORCH_XLA = 0
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
 
-.PHONY: demo env one test check nbtest pytest readme docs wheel wheels pythons bench clean
+.PHONY: demo env one test check nbtest pytest readme docs wheel wheels pythons bench gpu clean
 
 demo: $(DEMO)/.installed  ## what a user installs; train and evaluate on the packaged sample
 	$(DEMO)/bin/tweetnb demo --out demo
@@ -54,6 +54,9 @@ pythons:                ## sdist, wheel and tweetnb-serve, built, installed and 
 bench: $(DEV)           ## run the benchmarks on the data in TWEETNB_DATA; figures go to nbs/benchmarks/results
 	for nb in nbs/benchmarks/*.ipynb; do $(BIN)/jupyter nbconvert --log-level WARN --to notebook --execute --inplace --ExecutePreprocessor.timeout=7200 $$nb || exit 1; done
 	$(BIN)/nbdev_clean
+
+gpu:                    ## on a CUDA machine whose python3 has torch, without a network: is it right there, and how fast?
+	python3 tools/gpu.py
 
 $(DEV): settings.ini setup.py
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

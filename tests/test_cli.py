@@ -267,6 +267,16 @@ def test_import_is_light():
     assert subprocess.run([sys.executable, '-c', code], capture_output=True, text=True,
                           check=True).stdout.strip() == '[]'
 
+def test_a_network_answers_with_torch_alone():
+    "Neither fastai nor scikit-learn, which take seconds to import; `--help` needs none of them"
+    bundle = Path(__file__).parent/'bundles'/'0.1.0'/'bilstm'
+    code = (f"import sys, tweetnb as tn; tn.load({str(bundle)!r}).predict('hello'); "
+            "print([o for o in ('fastai', 'transformers', 'sklearn', 'scipy') if o in sys.modules])")
+    help = "import sys, tweetnb.cli; print([o for o in ('torch', 'numpy', 'pandas', 'sklearn') if o in sys.modules])"
+    for code in code, help:
+        res = subprocess.run([sys.executable, '-W', 'ignore', '-c', code], capture_output=True, text=True, check=True)
+        assert res.stdout.strip() == '[]'
+
 
 def test_the_year_after(tmp_path):
     "A bundle is given a target, meets new tweets, is examined, and asks for labels"

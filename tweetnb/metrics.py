@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['TWEETEVAL_METRICS', 'LOWER_IS_BETTER', 'label_numbers', 'is_multilabel', 'label_matrix', 'label_tuples', 'label_sets',
-           'best_thresholds', 'is_numbers', 'is_ordinal', 'default_metric', 'as_numbers', 'number_targets',
+           'lrap', 'best_thresholds', 'is_numbers', 'is_ordinal', 'default_metric', 'as_numbers', 'number_targets',
            'with_problem', 'target_scale', 'number_bands', 'Scores', 'majority_score', 'bootstrap_scores',
            'MultiScores', 'NumberScores', 'OrdinalScores', 'best_cuts', 'cut_labels', 'tweeteval_score',
            'top_k_accuracy', 'correct', 'log_loss', 'reliability', 'calibration_error', 'metric_value', 'tweet_metrics']
@@ -15,10 +15,6 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from scipy.stats import rankdata
-from sklearn.base import BaseEstimator, ClassifierMixin
-from sklearn.metrics import (average_precision_score, get_scorer, get_scorer_names,
-                             label_ranking_average_precision_score, precision_recall_curve, roc_auc_score)
 
 from .core import TweetnbError
 
@@ -70,10 +66,19 @@ def label_sets(
     rows = [tuple(names[row]) for row in probs.to_numpy() >= thresholds]
     return pd.Series(rows, index=probs.index, dtype=object)
 
+def lrap(
+    probs, # Probabilities or logits, float [tweets, labels]
+    true # Which labels each tweet has: positive numbers or `True`, [tweets, labels]
+) -> float:
+    "Label ranking average precision"
+    from sklearn.metrics import label_ranking_average_precision_score
+    return float(label_ranking_average_precision_score(true > 0, probs))
+
 # %% ../nbs/01_metrics.ipynb #bf103a2a
 def _best_threshold(y, p):
     "The threshold with the best F1 of one label; 0.5 if no tweet has it"
     if not y.any(): return .5
+    from sklearn.metrics import precision_recall_curve
     precision,recall,thresholds = precision_recall_curve(y, p)
     f1 = 2*precision*recall/np.maximum(precision + recall, 1e-12)
     return float(thresholds[f1[:-1].argmax()])
@@ -361,7 +366,7 @@ class MultiScores(Scores):
         self.metrics = {name: float(o) for name,o in _multi_metrics(sums, self.n).items()}
         if probs is not None:
             p = probs.reindex(columns=self.labels, fill_value=0.)
-            self.metrics['lrap'] = float(label_ranking_average_precision_score(Y, p))
+            self.metrics['lrap'] = lrap(p, Y)
         numbers = np.split(sums[:-1], 3)
         precision,recall,f1 = _label_metrics(*numbers)
         columns = dict(precision=precision, recall=recall, f1=f1, tweets=numbers[1])
@@ -391,6 +396,10 @@ class MultiScores(Scores):
         return f'micro-F1 {self.micro_f1:.3f}   macro-F1 {self.macro_f1:.3f}   {rest}'
 
 # %% ../nbs/01_metrics.ipynb #882ec396
+def _ranks(values):
+    from scipy.stats import rankdata                        # SciPy takes half a second, and few need it
+    return rankdata(values)
+
 def _correlation(a, b):
     "Pearson's correlation; 0 where one of the two is constant"
     a,b = a - a.mean(), b - b.mean()
@@ -401,7 +410,7 @@ def _number_metrics(true, pred):
     "The metrics of numbers, float [tweets] each"
     off,spread = true - pred, true.var()
     mse = (off**2).mean()
-    return dict(pearson=_correlation(true, pred), spearman=_correlation(rankdata(true), rankdata(pred)),
+    return dict(pearson=_correlation(true, pred), spearman=_correlation(_ranks(true), _ranks(pred)),
                 mae=np.abs(off).mean(), mse=mse, r2=1 - mse/spread if spread > 0 else 0.)
 
 class NumberScores(Scores):
@@ -574,38 +583,44 @@ def calibration_error(
 # %% ../nbs/01_metrics.ipynb #96519769
 LOWER_IS_BETTER = {'log_loss', 'calibration_error', 'mae', 'mse', 'macro_mae'}
 
-class _Answered(ClassifierMixin, BaseEstimator):
+def _answered(pred, probs, k):
     "Given answers as a fitted scikit-learn classifier, for its scorers"
-    def __init__(self, pred, probs, k): self.pred,self.probs,self.classes_ = pred,probs,np.arange(k)
-    def predict(self, X): return self.pred
-    def predict_proba(self, X): return self.probs
+    from sklearn.base import BaseEstimator, ClassifierMixin
+    class Answered(ClassifierMixin, BaseEstimator):
+        classes_ = np.arange(k)
+        def predict(self, X): return pred
+        def predict_proba(self, X): return probs
+    return Answered()
 
 def _sklearn_score(name, true, pred, probs, labels):
     "Any scorer of scikit-learn; a label absent from training gets a number above all others"
+    from sklearn.metrics import get_scorer
     several = is_multilabel(true)
     everything = labels if several else labels + _absent(true, labels)
     numbers = label_matrix if several else label_numbers
     probs = None if probs is None else probs.to_numpy(dtype=float)
-    answers = _Answered(numbers(pred, everything), probs, len(labels))
+    answers = _answered(numbers(pred, everything), probs, len(labels))
     try: return float(get_scorer(name)(answers, None, numbers(true, everything)))
     except (ValueError, TypeError, AttributeError) as e:
         problem = f'scikit-learn cannot compute {name!r} here ({e})'
         raise TweetnbError(problem, remedy="Choose 'macro_f1' or 'accuracy'.") from e
 
-def _ranking_score(score, name, true, probs):
+def _ranking_score(name, true, probs):
     "Mean over labels of a metric of one label against the rest; with two labels, of the second"
     if is_multilabel(true): p,Y = probs.to_numpy(dtype=float),label_matrix(true, probs.columns)
     else:
         p,y = _checked(probs, true)
         Y = y[:,None] == np.arange(p.shape[1])
         if p.shape[1] == 2: p,Y = p[:,1:], Y[:,1:]
+    from sklearn import metrics
+    score = getattr(metrics, f'{name}_score')
     found = [score(y, q) for y,q in zip(Y.T, p.T) if 0 < y.sum() < len(y)]
     if not found: raise TweetnbError(f'{name} needs tweets with a label and without it')
     return float(np.mean(found))
 
 _probability_metrics = dict(log_loss=log_loss, calibration_error=calibration_error,
-    average_precision=lambda probs, true: _ranking_score(average_precision_score, 'average_precision', true, probs),
-    roc_auc=lambda probs, true: _ranking_score(roc_auc_score, 'roc_auc', true, probs))
+    average_precision=lambda probs, true: _ranking_score('average_precision', true, probs),
+    roc_auc=lambda probs, true: _ranking_score('roc_auc', true, probs))
 
 # %% ../nbs/01_metrics.ipynb #147bc85b
 def metric_value(
@@ -635,6 +650,7 @@ def metric_value(
         if number < 0:
             raise TweetnbError(f'unknown label {name[3:]!r}', remedy=f"Choose from {', '.join(map(str, labels))}.")
         return float(scores.by_label['f1'].iloc[number])
+    from sklearn.metrics import get_scorer_names
     if name in get_scorer_names(): return _sklearn_score(name, true, pred, probs, labels)
     return _known(name, scores, 'f1:LABEL', *_probability_metrics)
 
@@ -646,10 +662,8 @@ def _known(name, scores, *others):
     raise TweetnbError(f'unknown metric {name!r}', remedy=remedy)
 
 # %% ../nbs/01_metrics.ipynb #41c473c2
-def _lrap(logits, true): return label_ranking_average_precision_score(true > 0, logits)
-
 _correlations = dict(pearson=lambda pred, true: _correlation(pred.astype(float), true.astype(float)),
-                     spearman=lambda pred, true: _correlation(rankdata(pred), rankdata(true)))
+                     spearman=lambda pred, true: _correlation(_ranks(pred), _ranks(true)))
 
 def _named(metric, name):
     metric.name = name
@@ -664,9 +678,9 @@ def tweet_metrics(
     from fastai.metrics import AccumMetric, F1Score, F1ScoreMulti, Recall, accuracy, top_k_accuracy
     if numbers: return [_named(AccumMetric(o, to_np=True), name) for name,o in _correlations.items()]
     if multilabel:
-        micro,lrap = F1ScoreMulti(average='micro'),AccumMetric(_lrap, flatten=False, to_np=True)
-        micro.name,lrap.name = 'micro_f1','lrap'
-        return [lrap, micro]
+        micro,ranking = F1ScoreMulti(average='micro'),AccumMetric(lrap, flatten=False, to_np=True)
+        micro.name,ranking.name = 'micro_f1','lrap'
+        return [ranking, micro]
     f1,recall = F1Score(average='macro'),Recall(average='macro')
     f1.name,recall.name = 'macro_f1','macro_recall'
     return [accuracy, f1, recall] + [partial(top_k_accuracy, k=k)]*bool(k)

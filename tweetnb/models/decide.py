@@ -12,7 +12,6 @@ from dataclasses import asdict, dataclass, field, replace
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from scipy.stats import binom
 
 from ..core import TweetnbError
 from ..metrics import label_numbers
@@ -93,6 +92,7 @@ def never(self:Decision,
 # %% ../../nbs/17_decide.ipynb #fc3bdfe0
 def _proven(right, n, target, risk):
     "Is a true share below `target` unlikely to give `right` of `n`? Arrays of int"
+    from scipy.stats import binom
     return binom.sf(np.asarray(right) - 1, n, target) <= risk
 
 def _lowest_precise(confidence, right, target, risk):

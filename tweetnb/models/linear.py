@@ -202,6 +202,7 @@ def _fit_by_frequency(model, X, y, sample_weight=None):
     X.sort_indices()
     model.fit(X, y, sample_weight=sample_weight)
     model.coef_ = model.coef_[:, rank]
+
 def fit_each_label(
     model:LogisticRegression, # With its settings, not fitted
     X, # Features, [tweets, features]
@@ -429,8 +430,8 @@ def _rebuild(arrays, kind, labels, names, cleaner):
     return res
 
 @patch(cls_method=True)
-def from_folder(cls:LinearClassifier, folder:Path, info:dict, cleaner:Cleaner) -> LinearClassifier:
-    "Read what `_state` told; raise `TweetnbError` if the parts do not fit together"
+def from_folder(cls:LinearClassifier, folder:Path, info:dict, cleaner:Cleaner, device=None) -> LinearClassifier:
+    "Read what `_state` told, for any device; raise `TweetnbError` if the parts do not fit together"
     names = json.loads((folder/'features.json').read_text(encoding='utf-8'))
     return _rebuild(load_file(folder/'model.safetensors'), info['model']['kind'], info['labels'], names, cleaner)
 

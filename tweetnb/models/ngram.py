@@ -8,11 +8,10 @@ __all__ = ['hash_ngrams', 'NgramClassifier', 'ngram_rows', 'ngram_proba', 'fit_n
 # %% ../../nbs/24_ngram.ipynb #bd11e438
 import numpy as np
 import torch
-from sklearn.metrics import label_ranking_average_precision_score
 from torch import nn, Tensor
 
 from ..core import TweetnbError
-from ..metrics import NumberScores
+from ..metrics import NumberScores, lrap
 from .layers import FastDropout, length_mask
 from .recurrent import register_model
 from ..text.tokens import TokenStore
@@ -195,7 +194,7 @@ def _validate(tables, rows, y):
     if y.ndim == 2:
         p = torch.from_numpy(ngram_proba(tables, rows, multilabel=True))
         loss = nn.functional.binary_cross_entropy(p, torch.from_numpy(y), reduction='sum')/len(y)
-        return dict(valid_loss=float(loss), lrap=float(label_ranking_average_precision_score(y > 0, p)))
+        return dict(valid_loss=float(loss), lrap=lrap(p, y))
     probs,known = ngram_proba(tables, rows), np.flatnonzero(y >= 0)
     right = probs.argmax(1) == y
     recall = [right[y == label].mean() for label in np.unique(y)]

@@ -19,7 +19,6 @@ from ..models.classifier import Classifier
 from ..models.decide import Decision, choose_decision, expected_effect
 from ..models.ensemble import Ensemble
 from ..models.folder import check_files, read_manifest, update_bundle
-from ..models.linear import LinearClassifier
 
 # %% ../../nbs/30_bundle.ipynb #de63ac21
 class OnnxClassifier(Classifier):
@@ -67,7 +66,10 @@ def _kind(info):
     "Return the class of the classifier that a manifest describes"
     model = info.get('model')
     arch = model.get('arch') if isinstance(model, dict) else None
-    if arch in (LinearClassifier.arch, Ensemble.arch): return {o.arch: o for o in (LinearClassifier, Ensemble)}[arch]
+    if arch == Ensemble.arch: return Ensemble
+    if arch == 'tfidf':
+        from tweetnb.models.linear import LinearClassifier
+        return LinearClassifier
     try: from tweetnb.models.network import NetworkClassifier
     except ModuleNotFoundError: return OnnxClassifier
     return NetworkClassifier
@@ -178,7 +180,7 @@ def load(
         check_files(folder, info, kind.needs)
         cleaner = Cleaner.from_dict(info['cleaner'])
         if kind is Ensemble: res = _load_ensemble(folder, info, device)
-        elif kind in (LinearClassifier, OnnxClassifier): res = kind.from_folder(folder, info, cleaner)
+        elif kind.arch in ('tfidf', 'onnx'): res = kind.from_folder(folder, info, cleaner)
         else: res = kind.from_folder(folder, info, cleaner, device)
         res.problem_type = info.get('problem_type', res.problem_type)
         decisions = info.get('decisions', {})
