@@ -24,7 +24,8 @@ def test_arabizi_duplicates_and_conflicts(exact, copies, conflicts):
     assert len(find_conflicts(df, exact)) == conflicts
 
 def test_tunizi_in_arabizi_training():
-    df = join_splits({'train': real_tweets('arabizi', 'Train.csv'), 'test': real_tweets('arabizi', 'TUNIZI-Dataset.txt')})
+    tunizi = real_tweets('arabizi', 'TUNIZI-Dataset.txt')
+    df = join_splits({'train': real_tweets('arabizi', 'Train.csv'), 'test': tunizi})
     # Train.csv as it is: it has no edges to strip
     stripped = df.assign(text=df['text'].where(df['split'] == 'train', df['text'].str.strip()))
     assert find_leaks(stripped, exact=True)['rows'].tolist() == [1037]

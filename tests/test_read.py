@@ -126,7 +126,8 @@ def test_sentiment140_is_latin1(tmp_path):
     assert df['text'].str.contains('é').sum() > 90
 
 def test_arabizi():
-    train,test = read_tweets(real_path('arabizi', 'Train.csv'), label=True),read_tweets(real_path('arabizi', 'Test.csv'))
+    train = read_tweets(real_path('arabizi', 'Train.csv'), label=True)
+    test = read_tweets(real_path('arabizi', 'Test.csv'))
     assert train['text'].duplicated().sum() == 249
     assert train.groupby('text')['label'].nunique().gt(1).sum() == 10
     assert train['text'].str.split().str.len().max() == 1_713
@@ -547,8 +548,8 @@ def test_eight_copies_of_emojify_in_less_than_600_MB(tmp_path):
     with open(tmp_path/'eight.txt.gz', 'wb') as f:
         # gzip files in a row are one gzip file: 840 MB unpacked
         for _ in range(8): f.write(train)
-    out = subprocess.run([sys.executable, '-c', MEMORY, real_path('emojify', 'original_head.txt'), tmp_path/'eight.txt.gz'],
-                         capture_output=True, text=True, check=True)
+    command = [sys.executable, '-c', MEMORY, real_path('emojify', 'original_head.txt'), tmp_path/'eight.txt.gz']
+    out = subprocess.run(command, capture_output=True, text=True, check=True)
     rows,growth = map(int, out.stdout.split())
     assert rows == 8*610_798 and 200 < growth < 600
 

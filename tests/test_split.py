@@ -181,8 +181,8 @@ def test_sentiment140_comes_out_shuffled():
     assert out['label'].iloc[valid].value_counts().tolist() == [500, 500]
 
 def test_sentiment140_by_user():
-    out = split_tweets(real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv'), valid=0.1, test=0.1,
-                       by='user')
+    df = real_tweets('sentiment140', 'training.1600000.processed.noemoticon.head20k.csv')
+    out = split_tweets(df, valid=0.1, test=0.1, by='user')
     assert out.attrs['split']['rows'] == {'train': 16000, 'valid': 2000, 'test': 2000}
     assert crossing(out) == crossing(out, by='user') == 0
 
