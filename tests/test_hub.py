@@ -267,7 +267,7 @@ def moods(n=60):
     "Tweets whose first word tells the label"
     words = dict(bad='unfollowing', good='morning', meh='meh')
     rows = [(f'{word} all of you {i}', mood) for i in range(n//3) for mood,word in words.items()]
-    return pd.DataFrame(rows, columns=['text', 'label']).assign(split=['train']*(n - 12) + ['test']*12)
+    return pd.DataFrame(rows, columns=['text', 'label']).assign(split=['train']*(n - 24) + ['valid']*12 + ['test']*12)
 
 def test_a_published_classifier_in_our_hands(published, tmp_path):
     "It stands in a comparison as it is, is exported and served, and is trained further with its head"
