@@ -71,7 +71,7 @@ def entry(node, module):
         names.append((name, target, doc.split('\n')[0], module.__name__))
         of = obj.__init__ if isinstance(obj, type) and '__init__' in vars(obj) else obj
         shown = f'class {name}' if is_class else name
-        first = f'```{{index}} tn.{name}\n```\n\n' if f'tweetnb.{front.get(name)}' == module.__name__ else ''
+        first = f'```{{index}} ! tn.{name}\n```\n\n' if f'tweetnb.{front.get(name)}' == module.__name__ else ''
         parts.append(f'{first}({target})=\n### `{shown}`\n\n{doc}\n\n{table(of)}\n')
     return parts
 
@@ -161,16 +161,17 @@ def house():
     floors = {}
     for module, (number, notebook) in sorted(known.items(), key=lambda o: o[1]): floors.setdefault(
         floor(module, number), []).append((module, number, notebook))
-    order = sorted(floors, key=lambda o: (o == 'ways in', sum(n for _, n, _ in floors[o])/len(floors[o])))
+    def height(name): return sum(number for _, number, _ in floors[name])/len(floors[name])
+    order = sorted(floors, key=lambda o: (o != 'ground', o == 'ways in', height(o)))
     used = {m: sorted({a for a, b in arrows if b == m}) for m in known}
     uses = {m: sorted({b for a, b in arrows if a == m}) for m in known}
     wide, tall, gap, left, per = 104, 26, 6, 84, 6
     shapes, y = [], 6
     for name in reversed(order):
         modules = floors[name]
-        height = -(-len(modules)//per)*(tall + gap) + gap
-        shapes.append(f'<rect class="floor" x="2" y="{y}" width="{left + per*(wide + gap) + 4}" height="{height}"/>')
-        shapes.append(f'<text class="name" x="10" y="{y + height/2 + 5}">{name}</text>')
+        high = -(-len(modules)//per)*(tall + gap) + gap
+        shapes.append(f'<rect class="floor" x="2" y="{y}" width="{left + per*(wide + gap) + 4}" height="{high}"/>')
+        shapes.append(f'<text class="name" x="10" y="{y + high/2 + 5}">{name}</text>')
         for i, (module, number, notebook) in enumerate(modules):
             x, top = left + i % per*(wide + gap), y + gap + i//per*(tall + gap)
             last = module.split('.')[-1]
@@ -180,7 +181,7 @@ def house():
             room = f'<rect class="room" x="{x}" y="{top}" width="{wide}" height="{tall}" fill-opacity="{shade:.2f}"/>'
             words = f'<text x="{x + wide/2}" y="{top + 17}" text-anchor="middle">{number:02} {last}</text>'
             shapes.append(f'<a href="{Path(notebook).stem}.html"><title>{title}</title>{room}{words}</a>')
-        y += height + 5
+        y += high + 5
     size = f'0 0 {left + per*(wide + gap) + 8} {y}'
     svg = f'<svg class="house" viewBox="{size}" role="img" aria-label="The house">{"".join(shapes)}</svg>'
     counts = {(a, b): 0 for a in order for b in order}
@@ -271,9 +272,9 @@ div.cell_output {overflow-x: auto}
 
 # A name that is asked for exactly comes first, with or without `tn.` before it
 scorer = """
-const asked = () => (new URLSearchParams(window.location.search).get('q') || '').trim().toLowerCase()
+var asked = () => (new URLSearchParams(window.location.search).get('q') || '').trim().toLowerCase()
   .replace(/^(tn|tweetnb)\\./, '').replace(/[._]/g, '-');
-const Scorer = {
+var Scorer = {
   score: ([page, title, anchor, , score]) => {
     const place = (anchor || '').replace(/-class$/, ''), q = asked();
     const exact = q && place.startsWith('#tweetnb-') && (place.endsWith('-' + q));
@@ -300,7 +301,7 @@ html_title = {cfg['title']!r}
 html_static_path = ['_static']
 html_css_files = ['tweetnb.css']
 html_extra_path = ['_extra']
-html_search_scorer = '_static/scorer.js'
+html_search_scorer = {str(src/'_static'/'scorer.js')!r}
 suppress_warnings = ['mystnb.unknown_mime_type', 'myst.header', 'misc.highlighting_failure', 'toc.not_included']
 """, encoding='utf-8')
     (src/'_static').mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ set_wait_policy()          # before libgomp is loaded: two trainings on one mach
 
 _names = {
     'train': 'auto', 'load': 'ship.bundle', 'TweetClassifier': 'sklearn', 'CleanTransformer': 'sklearn',
+    'TweetRegressor': 'sklearn',
     'read_tweets': 'data.read', 'load_dataset': 'data.datasets', 'load_sample': 'data.datasets',
     'DATASETS': 'data.datasets',
     'Cleaner': 'data.clean', 'audit': 'data.audit', 'split_tweets': 'data.split', 'kfold_tweets': 'data.split',

@@ -27,9 +27,10 @@ from .data.split import drop_leaks, kfold_tweets, split_tweets
 from .evaluate.calibrate import Temperature
 from .evaluate.drift import make_profile
 from .hardware import resolve_device
-from .metrics import LOWER_IS_BETTER, best_thresholds, is_multilabel, label_numbers, label_tuples, metric_value
+from .metrics import (LOWER_IS_BETTER, best_cuts, best_thresholds, default_metric, is_multilabel, is_numbers,
+                             is_ordinal, label_numbers, label_tuples, metric_value, with_problem)
 from .models.classifier import Classifier
-from .models.ensemble import Ensemble, mixture_weights, truth_probs
+from .models.ensemble import Ensemble, member_weights
 from .models.folder import check_writable
 from .models.linear import tfidf_features
 from .train.fit import Config, default_config, fit, step_seconds
@@ -46,7 +47,8 @@ def make_splits(
     valid:pd.DataFrame|None=None, # Tweets to validate on
     test:pd.DataFrame|None=None, # Tweets to report on
     seed:int=42, # Seed of the split
-    folds:bool=True # Cross-validate if there are few tweets?
+    folds:bool=True, # Cross-validate if there are few tweets?
+    problem_type:str|None=None # 'regression' or 'ordinal'; default: as the labels tell
 ) -> pd.DataFrame: # With `split` ('train', 'valid', 'test'), and `fold` if there are few tweets
     "Split a table into training, validation and test tweets, keeping what the table or the caller has split"
     parts = [df if 'split' in df else df.assign(split='train')]
@@ -57,16 +59,19 @@ def make_splits(
     df = pd.concat(parts, ignore_index=True)
     several = is_multilabel(df['label'])
     if several: df['label'] = label_tuples(df['label'])
+    else: df = with_problem(df, problem_type)
+    numbers,plain = is_numbers(df['label']), not several and not is_ordinal(df['label'])
     found = df['label'].explode().dropna().unique()
     if len(found) < 2:
         what = f'only the label {str(found[0])!r}' if len(found) else 'no labels'
         raise TweetnbError(f'the tweets have {what}', remedy='A classifier needs at least two.')
-    if not several: df['label'] = df['label'].astype('category')
+    if plain and not numbers: df['label'] = df['label'].astype('category')
     own_valid = not (df['split'] == 'valid').any()
     share = .2 if len(df) < _few else .1
     df = split_tweets(df, valid=0, test=share, seed=seed)
     if folds and own_valid and (df['split'] != 'test').sum() < _few:
-        smallest = df.loc[df['split'] == 'train', 'label'].explode().value_counts().loc[lambda n: n > 0].min()
+        counts = df.loc[df['split'] == 'train', 'label'].explode().value_counts()
+        smallest = 5 if numbers else counts[counts > 0].min()
         df = kfold_tweets(df, int(np.clip(smallest, 2, 5)), seed)
     else: df = split_tweets(df, valid=.1, seed=seed)
     df = drop_leaks(df)
@@ -207,8 +212,13 @@ class Search:
         self.cross = 'fold' in df
         self.valid = dev if self.cross else df[df['split'] == 'valid']
         self.train = dev if self.cross else df[df['split'] == 'train']
-        self.several = is_multilabel(self.train['label'])
-        self.labels = sorted(set(self.train['label'].explode().dropna()), key=str)
+        labels = self.train['label']
+        self.numbers,self.ordinal = is_numbers(labels), is_ordinal(labels)
+        self.plain = not (is_multilabel(labels) or self.numbers or self.ordinal)       # one label of no order a tweet
+        self.labels = sorted(set(labels.explode().dropna()), key=str)
+        if self.ordinal: self.labels = labels.cat.categories.tolist()
+        if self.numbers: self.labels = ['number']
+        self.columns = ['number'] if self.ordinal else self.labels
         self.key = fingerprint(metric, str(seed), df[['text', 'label', 'split']].to_json())
 
     @property
@@ -219,8 +229,10 @@ class Search:
 
     def score(self, probs:pd.DataFrame) -> float:
         "The metric on the validation tweets, turned round where lower is better"
-        thresholds = best_thresholds(probs, self.valid['label']) if self.several else .5
-        value = metric_value(self.metric, self.valid['label'], probs, thresholds=thresholds)
+        thresholds,true = .5, self.valid['label']
+        if self.ordinal: thresholds = best_cuts(probs['number'], label_numbers(true, self.labels), len(self.labels))
+        elif not self.plain and not self.numbers: thresholds = best_thresholds(probs, true)
+        value = metric_value(self.metric, true, probs, thresholds=thresholds)
         return -value if self.metric in LOWER_IS_BETTER else value
 
     @property
@@ -275,6 +287,7 @@ def _try(search, config, seed):
 def _chosen(config, classifier):
     "The configuration with the strength that cross-validation has chosen, so that it is not chosen again"
     if config.model != 'tfidf': return config
+    if classifier.numbers: return replace(config, params={**config.params, 'C': 1/classifier.pipe[-1].alpha})
     return replace(config, params={**config.params, 'C': classifier.model.C})
 
 def _folds(search): return len(set(search.train['fold'])) + 1 if search.cross else 1
@@ -336,7 +349,9 @@ def _planned(search, candidate, config, reserve):
 
 def _configure(search, candidate, reserve):
     "The configuration of a candidate that suits metric, texts and time, or `None` and the reason"
-    config = candidate.config if search.several else _for_metric(candidate.config, search.metric)
+    config = _for_metric(candidate.config, search.metric) if search.plain else candidate.config
+    params = {k: v for k,v in config.params.items() if k != 'C'}                # a ridge has strengths of its own
+    if search.numbers or search.ordinal: config = replace(config, params=params)
     some = search.train['text'].sample(min(len(search.train), 1000), random_state=search.seed).tolist()
     config = _for_length(config, some)
     planned,reason = _planned(search, candidate, config, reserve)
@@ -349,7 +364,7 @@ def _answer_seconds(search, classifier):
     test = search.df[search.df['split'] == 'test']
     some = test.sample(min(len(test), 256), random_state=search.seed)
     start = time.perf_counter()
-    classifier.predict_proba(some)
+    classifier.outputs(some)
     return (time.perf_counter() - start)*len(test)/max(len(some), 1)
 
 def _place(search, name): return search.checkpoints/re.sub(r'\W+', '-', name)
@@ -359,7 +374,7 @@ def _keep(search, name):
     found = search.found[name]
     with atomic_path(_place(search, name), folder=True) as tmp:
         found.classifier.save(tmp/'bundle')
-        np.save(tmp/'probs.npy', found.probs[search.labels].to_numpy())
+        np.save(tmp/'probs.npy', found.probs[search.columns].to_numpy())
         kept = dict(data=search.key, row=search.rows[-1], config=found.config.to_dict())
         (tmp/'candidate.json').write_text(json.dumps(kept), encoding='utf-8')
 
@@ -371,7 +386,7 @@ def _restore(search, name):
     if kept['data'] != search.key:
         raise TweetnbError('these checkpoints are of other tweets or another metric', path=search.checkpoints,
                            remedy='Choose another folder.')
-    probs = pd.DataFrame(np.load(folder/'probs.npy'), index=search.valid.index, columns=search.labels)
+    probs = pd.DataFrame(np.load(folder/'probs.npy'), index=search.valid.index, columns=search.columns)
     row = kept['row']
     classifier = load(folder/'bundle')
     answers = _answer_seconds(search, classifier)
@@ -445,8 +460,8 @@ def _ensemble(search):
     if len(search.found) < 2: return _refitted(search, best), alone
     start = time.perf_counter()
     names = list(search.found)
-    probs = [search.found[o].probs[search.labels] for o in names]
-    weights = mixture_weights(np.stack([truth_probs(p, search.valid['label']) for p in probs], axis=1))
+    probs = [search.found[o].probs[search.columns] for o in names]
+    weights = member_weights(probs, search.valid['label'], search.labels)
     kept = weights >= .05
     weights = np.where(kept, weights, 0)/weights[kept].sum()
     mean = sum(w*p for w,p in zip(weights, probs))
@@ -459,9 +474,7 @@ def _ensemble(search):
 
 def _calibrate(classifier, probs, true):
     "Give a classifier the temperature or the thresholds that suit its validation answers"
-    if classifier.multilabel:
-        classifier.thresholds = best_thresholds(probs[classifier.labels], true)
-        return classifier
+    if classifier.multilabel or classifier.numbers: return classifier.choose(probs, true)
     known = label_numbers(true, list(probs)) >= 0
     classifier.temperature = float(np.clip(Temperature.fit(probs[known], true[known]).value, .2, 5))
     return classifier
@@ -479,7 +492,7 @@ class AutoResult:
         self.df = search.df
         self.test = search.df[search.df['split'] == 'test']
         start = time.perf_counter()
-        self.probs = classifier.predict_proba(self.test)
+        self.probs = classifier.outputs(self.test)
         self.tweets_per_second = len(self.test)/(time.perf_counter() - start)
         self.scores = classifier.score(self.test['label'], self.probs)
         self.seconds = time.perf_counter() - search.started
@@ -515,18 +528,19 @@ def save(self:AutoResult,
         raise TweetnbError(f'the bundle could not be written ({e}); it was saved to {rescued}', path=folder,
                            remedy=f'Copy it: cp -r {rescued} {folder}') from e
     seen = self.df[self.df['split'] != 'test']
-    make_profile(seen['text'], self.test['text'], self.probs).save(folder)
+    if not self.classifier.numbers: make_profile(seen['text'], self.test['text'], self.probs).save(folder)
     return Path(folder)
 
 # %% ../nbs/56_auto.ipynb #9c78db2f
-def _table(data):
+def _table(data, problem_type=None):
     "A table, or what a file holds"
-    return data if isinstance(data, pd.DataFrame) or data is None else read_tweets(data, label=True)
+    if isinstance(data, pd.DataFrame) or data is None: return data
+    return read_tweets(data, label=True, problem_type=problem_type)
 
 def train(
     data:pd.DataFrame|str|Path, # Labelled tweets: a table with `text` and `label`, or a file
     minutes:float=10, # Budget of time
-    metric:str='macro_f1', # What counts: 'accuracy', 'macro_recall', 'f1:LABEL', 'roc_auc', …; see `metric_value`
+    metric:str|None=None, # What counts: 'accuracy', 'f1:LABEL', 'roc_auc', …; default: that of `default_metric`
     valid:pd.DataFrame|str|Path|None=None, # Tweets to choose on; default: the file's own split, a tenth, or folds
     test:pd.DataFrame|str|Path|None=None, # Tweets to report on; default: the file's own split, a tenth or a fifth
     pretrained:str|None=None, # Folder or name of a transformer; default: one that is on this machine
@@ -535,20 +549,23 @@ def train(
     seed:int=42, # Seed of everything
     device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     show=None, # Called with each new row of the table of candidates
-    checkpoints:str|Path|None=None # Keep every trained candidate in this folder; the same call goes on from there
+    checkpoints:str|Path|None=None, # Keep every trained candidate in this folder; the same call goes on from there
+    problem_type:str|None=None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
     if not (isinstance(minutes, Real) and minutes > 0):
         raise TweetnbError(f'minutes={minutes!r} is not a number above 0', remedy='Write minutes=10.')
     if out is not None: check_writable(out)
     resolve_device(device)
-    df = make_splits(_table(data), _table(valid), _table(test), seed)
+    tables = [_table(o, problem_type) for o in (data, valid, test)]
+    df = make_splits(*tables, seed, problem_type=problem_type)
+    if metric is None: metric = default_metric(df['label'])
     search = Search(df, metric, minutes, seed, device, show, checkpoints)
-    even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.labels)
+    even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.columns)
     search.score(even)                                      # raises for an unknown metric
     reserve = min(.03*search.seconds, 30)                   # for the ensemble and the temperature
     try:
-        if cleaner == 'auto': cleaner = 'tweeteval' if search.several else choose_cleaner(search.train, seed=seed)
+        if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed) if search.plain else 'tweeteval'
         some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some)
         for candidate in candidates: try_candidate(search, candidate, reserve)

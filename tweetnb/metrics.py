@@ -4,7 +4,9 @@
 
 # %% auto #0
 __all__ = ['TWEETEVAL_METRICS', 'LOWER_IS_BETTER', 'label_numbers', 'is_multilabel', 'label_matrix', 'label_tuples', 'label_sets',
-           'lrap', 'best_thresholds', 'Scores', 'majority_score', 'bootstrap_scores', 'MultiScores', 'tweeteval_score',
+           'lrap', 'best_thresholds', 'is_numbers', 'is_ordinal', 'default_metric', 'as_numbers', 'number_targets',
+           'with_problem', 'target_scale', 'number_bands', 'Scores', 'majority_score', 'bootstrap_scores',
+           'MultiScores', 'NumberScores', 'OrdinalScores', 'best_cuts', 'cut_labels', 'tweeteval_score',
            'top_k_accuracy', 'correct', 'log_loss', 'reliability', 'calibration_error', 'metric_value', 'tweet_metrics']
 
 # %% ../nbs/01_metrics.ipynb #4158a8f0
@@ -91,6 +93,81 @@ def best_thresholds(
     common = _best_threshold(Y.ravel(), p.ravel())
     return np.array([_best_threshold(y, q) if y.sum() >= few else common for y,q in zip(Y.T, p.T)])
 
+# %% ../nbs/01_metrics.ipynb #8887f210
+def is_numbers(
+    labels # Labels of tweets, any sequence
+) -> bool:
+    "Are they numbers rather than names?"
+    values = labels if isinstance(labels, pd.Series) else pd.Series(labels)
+    if isinstance(values.dtype, pd.Float64Dtype): return True
+    return values.dtype.kind == 'f' and bool((values.dropna() % 1 != 0).any())
+
+def is_ordinal(
+    labels # Labels of tweets, any sequence
+) -> bool:
+    "Are they names in an order: an ordered categorical column?"
+    return bool(getattr(getattr(labels, 'dtype', None), 'ordered', False))
+
+def default_metric(
+    labels # Labels of tweets, any sequence
+) -> str: # 'pearson' for numbers, 'macro_mae' for ordered labels, else 'macro_f1'
+    "Name the metric that suits a kind of labels"
+    return 'pearson' if is_numbers(labels) else 'macro_mae' if is_ordinal(labels) else 'macro_f1'
+
+def as_numbers(
+    values # Any sequence
+) -> np.ndarray: # float [values]
+    "Read labels as numbers; raise `TweetnbError` for names, missing values and infinity"
+    values = pd.Series(list(values), dtype=object)
+    found = pd.to_numeric(values, errors='coerce').to_numpy(dtype=float)
+    wrong = values[~np.isfinite(found)]
+    if not len(wrong): return found
+    raise TweetnbError(f'{len(wrong):,} of {len(values):,} labels are no numbers, such as {wrong.iloc[0]!r}',
+                       remedy='Numbers cannot be missing or infinite; names are labels of a classifier, not numbers.')
+
+def number_targets(
+    values, # Labels of tweets, any sequence
+    labels # What a model knows: `['number']`, or all labels in their order
+) -> np.ndarray: # float [values]
+    "Return the numbers to learn: the labels themselves, or the positions of ordered ones, -1 for an unknown one"
+    return as_numbers(values) if list(labels) == ['number'] else label_numbers(values, labels).astype(float)
+
+def with_problem(
+    df:pd.DataFrame, # With a column `label`
+    problem_type:str|None=None # 'regression', 'ordinal' or 'single_label_classification'; default: by the labels
+) -> pd.DataFrame: # The same, or a copy with the column of another type
+    "Mark a column of labels as numbers, as ordered, or as neither"
+    label = df['label']
+    if problem_type == 'regression' or problem_type is None and is_numbers(label):
+        if label.dtype == 'Float64': return df
+        return df.assign(label=pd.array(as_numbers(label), dtype='Float64'))
+    if problem_type == 'ordinal':
+        given = isinstance(label.dtype, pd.CategoricalDtype)
+        if not given: label = label.astype('category')
+        if given or pd.api.types.is_numeric_dtype(label.cat.categories): return df.assign(label=label.cat.as_ordered())
+        raise TweetnbError('the order of the labels is not known', remedy='Make the column categorical, lowest first.')
+    if problem_type is None or not (is_numbers(label) or is_ordinal(label)): return df
+    return df.assign(label=pd.Categorical(label.to_numpy()))
+
+def target_scale(
+    values, # Labels of the training tweets
+    labels # As in `number_targets`
+) -> tuple|None: # Their mean and deviation; `None` where labels are neither numbers nor ordered
+    "Find what standardises the numbers to learn"
+    if not is_numbers(values) and not is_ordinal(values): return None
+    found = number_targets(values, labels)
+    return float(found.mean()), float(found.std()) or 1.
+
+def number_bands(
+    values, # Numbers
+    n:int=4 # Bands, at most
+) -> pd.Categorical: # Such as '0.25 – 0.5'; with the index of `values` if they have one
+    "Cut numbers into bands of about equally many tweets"
+    values = pd.Series(values).astype(float)
+    if values.nunique() < 2: return values.map('{:g}'.format).astype('category')
+    found = pd.qcut(values, n, duplicates='drop')
+    return found.cat.rename_categories([f'{o.left:g} – {o.right:g}' for o in found.cat.categories])
+
 # %% ../nbs/01_metrics.ipynb #8423807f
 def _label_metrics(right, true, pred):
     "Precision, recall and F1 of each label from numbers of tweets, int [..., labels]; 0 where undefined"
@@ -120,10 +197,14 @@ def _check_lengths(true, pred):
     if len(true) != len(pred): raise TweetnbError(f'{len(pred)} predictions for {len(true)} labels')
 
 class Scores:
-    "Metrics, a table per label and a confusion matrix; of several labels a tweet it becomes `MultiScores`"
+    "Metrics, a table per label and a confusion matrix; of several labels, ordered ones or numbers a subclass of it"
     multilabel = False
     def __new__(cls, true=(), *args, **kwargs):
-        return super().__new__(MultiScores if cls is Scores and is_multilabel(true) else cls)
+        if cls is not Scores: return super().__new__(cls)
+        if is_multilabel(true): cls = MultiScores
+        elif is_numbers(true): cls = NumberScores
+        elif is_ordinal(true): cls = OrdinalScores
+        return super().__new__(cls)
 
     def __init__(self,
         true, # True labels, any sequence
@@ -257,7 +338,8 @@ def details(self:Scores) -> dict: # `scores`, `intervals` and `by_label`; can be
     "What `bundle.json` keeps: metrics, their 95 % intervals, and the columns of the table per label"
     ends = self.report()[['low', 'high']].round(4)
     intervals = {name: row.tolist() for name,row in ends.iterrows()}
-    return dict(scores=self.to_dict(), intervals=intervals, by_label=self.by_label.to_dict('list'))
+    by_label = dict(by_label=self.by_label.to_dict('list')) if len(self.labels) else {}
+    return dict(scores=self.to_dict(), intervals=intervals, **by_label)
 
 # %% ../nbs/01_metrics.ipynb #0867974f
 def _multi_metrics(counts, n):
@@ -312,6 +394,109 @@ class MultiScores(Scores):
     def __repr__(self):
         rest = f'subset accuracy {self.accuracy:.3f}   on {self.n:,} tweets'
         return f'micro-F1 {self.micro_f1:.3f}   macro-F1 {self.macro_f1:.3f}   {rest}'
+
+# %% ../nbs/01_metrics.ipynb #882ec396
+def _correlation(a, b):
+    "Pearson's correlation; 0 where one of the two is constant"
+    a,b = a - a.mean(), b - b.mean()
+    size = np.sqrt((a @ a)*(b @ b))
+    return a @ b/size if size > 1e-12 else 0.
+
+def _ranks(x): return pd.Series(x).rank().to_numpy()
+
+def _number_metrics(true, pred):
+    "The metrics of numbers, float [tweets] each"
+    off,spread = true - pred, true.var()
+    mse = (off**2).mean()
+    return dict(pearson=_correlation(true, pred), spearman=_correlation(_ranks(true), _ranks(pred)),
+                mae=np.abs(off).mean(), mse=mse, r2=1 - mse/spread if spread > 0 else 0.)
+
+class NumberScores(Scores):
+    "Correlations and errors of predicted numbers"
+    labels,unseen = (),()
+    def __init__(self,
+        true, # True numbers
+        pred, # Predicted numbers, in the same order
+        labels=None, probs=None # As in `Scores`; of no use here
+    ):
+        _check_lengths(true, pred)
+        self.true,self.pred,self.n = as_numbers(true), as_numbers(pred), len(true)
+        self.metrics = {name: float(o) for name,o in _number_metrics(self.true, self.pred).items()}
+
+    def __getattr__(self, name):
+        if name not in ('confusion', 'by_label'): raise AttributeError(name)
+        raise TweetnbError(f'numbers have no {name}', remedy='Look at metrics or report().')
+
+    def _draw(self, draws, seed):
+        rng,n = np.random.default_rng(seed), self.n
+        rows = [rng.integers(n, size=n) for _ in range(draws)]
+        return pd.DataFrame([_number_metrics(self.true[i], self.pred[i]) for i in rows]).to_dict('series')
+
+    def tables(self, rows=20): return {}
+
+    def __repr__(self):
+        return (f"Pearson {self.metrics['pearson']:.3f}   Spearman {self.metrics['spearman']:.3f}   "
+                f"MAE {self.metrics['mae']:.3f}   on {self.n:,} tweets")
+
+# %% ../nbs/01_metrics.ipynb #4f97b47f
+def _ordinal_metrics(m):
+    "Metrics of confusion matrices [..., true, answered] whose labels are in an order"
+    place,of_true,of_pred,n = np.arange(m.shape[-1]), m.sum(-1), m.sum(-2), m.sum((-2, -1))
+    steps = np.abs(place[:,None] - place)
+    occurs,each = of_true > 0, (m*steps).sum(-1)
+    chance = (of_true[..., :, None]*of_pred[..., None, :]*steps**2).sum((-2, -1))/n
+    kappa = 1 - (m*steps**2).sum((-2, -1))/np.where(chance > 0, chance, np.inf)
+    means = [(o*place).sum(-1)/n for o in (of_true, of_pred)]
+    spreads = [(o*place**2).sum(-1)/n - mean**2 for o,mean in zip((of_true, of_pred), means)]
+    joint = (m*np.outer(place, place)).sum((-2, -1))/n - means[0]*means[1]
+    size = np.sqrt(np.maximum(spreads[0]*spreads[1], 0))
+    return dict(macro_mae=(each/np.maximum(of_true, 1)).sum(-1)/occurs.sum(-1), mae=each.sum(-1)/n, kappa=kappa,
+                pearson=np.where(size > 1e-12, joint/np.maximum(size, 1e-12), 0.))
+
+class OrdinalScores(Scores):
+    "Scores of labels that are in an order, which is that of `labels`"
+    def __init__(self, true, pred, labels, probs=None):
+        super().__init__(true, pred, labels, probs)
+        k = len(self.labels)
+        self._cells = label_numbers(true, self.labels)*k + label_numbers(pred, self.labels)
+        self.metrics |= {name: float(o) for name,o in _ordinal_metrics(self.confusion.to_numpy()).items()}
+
+    def _draw(self, draws, seed):
+        rng,n,k = np.random.default_rng(seed), self.n, len(self.labels)
+        counts = [np.bincount(self._cells[rng.integers(n, size=n)], minlength=k*k) for _ in range(draws)]
+        drawn = np.array(counts).reshape(draws, k, k)
+        numbers = drawn.diagonal(axis1=1, axis2=2), drawn.sum(2), drawn.sum(1)
+        return _mean_metrics(*numbers) | _ordinal_metrics(drawn)
+
+    def __repr__(self):
+        return f"macro-MAE {self.metrics['macro_mae']:.3f}   kappa {self.metrics['kappa']:.3f}   {super().__repr__()}"
+
+# %% ../nbs/01_metrics.ipynb #fb9a78e3
+def best_cuts(
+    numbers, # What a model gives to tweets it was not trained on, float [tweets]
+    ranks, # The number of the true label of each, int [tweets]
+    k:int # Labels
+) -> np.ndarray: # float [k - 1], ascending
+    "Choose the numbers above which the next label is answered"
+    order = np.argsort(numbers)
+    x,y = np.asarray(numbers, dtype=float)[order], np.asarray(ranks)[order]
+    weight = (1/np.maximum(np.bincount(y, minlength=k), 1))[y]
+    between = np.r_[True, x[1:] > x[:-1], True]                # no cut between equal numbers
+    edges = np.r_[x[0], (x[1:] + x[:-1])/2, x[-1]]
+    cuts = []
+    for j in range(k - 1):
+        below,above = np.r_[0, (weight*(y <= j)).cumsum()], np.r_[0, (weight*(y > j)).cumsum()]
+        wrong = above + below[-1] - below                      # above, but under the cut; and the other way round
+        cuts.append(edges[np.where(between, wrong, np.inf).argmin()])
+    return np.maximum.accumulate(cuts)
+
+def cut_labels(
+    numbers, # float [tweets]
+    cuts, # From `best_cuts`
+    labels # One more than there are cuts
+) -> np.ndarray: # Labels [tweets]
+    "Name the label of each number"
+    return np.asarray(labels, dtype=object)[np.searchsorted(cuts, numbers)]
 
 # %% ../nbs/01_metrics.ipynb #41e49d23
 TWEETEVAL_METRICS = dict(emoji='macro_f1', emotion='macro_f1', hate='macro_f1', offensive='macro_f1',
@@ -394,7 +579,7 @@ def calibration_error(
     return float(np.average(distance, weights=table['tweets']))
 
 # %% ../nbs/01_metrics.ipynb #96519769
-LOWER_IS_BETTER = {'log_loss', 'calibration_error'}
+LOWER_IS_BETTER = {'log_loss', 'calibration_error', 'mae', 'mse', 'macro_mae'}
 
 def _answered(pred, probs, k):
     "Given answers as a fitted scikit-learn classifier, for its scorers"
@@ -439,19 +624,22 @@ _probability_metrics = dict(log_loss=log_loss, calibration_error=calibration_err
 def metric_value(
     name:str, # 'accuracy', 'macro_f1', 'f1:LABEL', 'roc_auc', 'log_loss', … or any scorer of scikit-learn
     true, # True labels
-    answers, # Probabilities, a DataFrame float [tweets, labels], or predicted labels
+    answers, # Probabilities, a DataFrame float [tweets, labels], or predicted labels or numbers
     labels=None, # Labels that the model knows; needed beside predicted labels
-    thresholds=.5 # For several labels a tweet: from which probability a label is given, one for all or one for each
+    thresholds=.5 # Of several labels a tweet, the probability from which each is given; of ordered ones, their cuts
 ) -> float: # Higher is better, except for the metrics in `LOWER_IS_BETTER`
     "Compute the metric called `name`; raises `TweetnbError` for an unknown name or label"
     probs = answers if isinstance(answers, pd.DataFrame) else None
     if name in _probability_metrics:
         if probs is None: raise TweetnbError(f'{name} needs probabilities', remedy='Give a DataFrame of them.')
         return _probability_metrics[name](probs, true)
+    if is_numbers(true): return _known(name, Scores(true, answers if probs is None else probs.iloc[:,0], ()))
+    if labels is None and is_ordinal(true): labels = true.dtype.categories
     if labels is None and probs is None: raise TweetnbError('predicted labels need `labels`, which the model knows')
     labels = np.asarray(probs.columns if labels is None else labels, dtype=object).tolist()
     if probs is None: pred = answers
     elif is_multilabel(true): pred = label_sets(probs, thresholds)
+    elif list(probs) == ['number']: pred = cut_labels(probs['number'], thresholds, labels)
     else: pred = probs.columns.to_numpy()[probs.to_numpy().argmax(1)]
     scores = Scores(true, pred, labels, probs)
     if name in scores.metrics: return scores.metrics[name]
@@ -462,16 +650,31 @@ def metric_value(
         return float(scores.by_label['f1'].iloc[number])
     from sklearn.metrics import get_scorer_names
     if name in get_scorer_names(): return _sklearn_score(name, true, pred, probs, labels)
-    known = ', '.join([*scores.metrics, 'f1:LABEL', *_probability_metrics])
-    raise TweetnbError(f'unknown metric {name!r}', remedy=f'Choose from {known}, or a scorer of scikit-learn.')
+    return _known(name, scores, 'f1:LABEL', *_probability_metrics)
+
+def _known(name, scores, *others):
+    "A metric that the scores have; raise `TweetnbError` for another name"
+    if name in scores.metrics: return scores.metrics[name]
+    known = ', '.join([*scores.metrics, *others])
+    remedy = f'Choose from {known}, or a scorer of scikit-learn.' if others else f'Choose from {known}.'
+    raise TweetnbError(f'unknown metric {name!r}', remedy=remedy)
 
 # %% ../nbs/01_metrics.ipynb #41c473c2
+_correlations = dict(pearson=lambda pred, true: _correlation(pred.astype(float), true.astype(float)),
+                     spearman=lambda pred, true: _correlation(_ranks(pred), _ranks(true)))
+
+def _named(metric, name):
+    metric.name = name
+    return metric
+
 def tweet_metrics(
     k:int|None=None, # Add the top-k accuracy of so many answers (default: not)
-    multilabel:bool=False # For several labels a tweet: LRAP and the micro-F1 at a threshold of 0.5
+    multilabel:bool=False, # For several labels a tweet: LRAP and the micro-F1 at a threshold of 0.5
+    numbers:bool=False # For numbers: the correlations of Pearson and Spearman
 ) -> list: # For `Learner(metrics=…)`
     "fastai's accuracy, macro-F1 and macro-recall"
     from fastai.metrics import AccumMetric, F1Score, F1ScoreMulti, Recall, accuracy, top_k_accuracy
+    if numbers: return [_named(AccumMetric(o, to_np=True), name) for name,o in _correlations.items()]
     if multilabel:
         micro,ranking = F1ScoreMulti(average='micro'),AccumMetric(lrap, flatten=False, to_np=True)
         micro.name,ranking.name = 'micro_f1','lrap'

@@ -83,8 +83,9 @@ def parse_settings(
 # %% ../nbs/58_terminal.ipynb #956b6e93
 def _as_options(remedy):
     "Name options where the library names parameters"
-    options = dict(text='text', label_delim='label-delim', label='label', format='format', label_names='names',
-                   device='device', min_precision='min-precision', min_recall='min-recall', coverage='coverage')
+    options = dict(problem_type='problem-type', columns='columns', text='text', label_delim='label-delim',
+                   label='label', format='format', label_names='names', device='device',
+                   min_precision='min-precision', min_recall='min-recall', coverage='coverage')
     for name,option in options.items():
         remedy = remedy and remedy.replace(f"{name}='", f"--{option} '").replace(f'{name}=', f'--{option} ')
     return remedy

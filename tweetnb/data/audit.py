@@ -21,7 +21,7 @@ import pyarrow.compute as pc
 from fastcore.basics import patch
 
 from ..core import TweetnbError, plot_style
-from ..metrics import is_multilabel
+from ..metrics import is_multilabel, is_numbers, number_bands
 from .read import SPLITS
 
 # %% ../../nbs/06_audit.ipynb #1577ee16
@@ -56,8 +56,9 @@ def join_splits(
     tables:dict[str, pd.DataFrame] # Split name -> its table, such as `{'train': a, 'test': b}`
 ) -> pd.DataFrame: # All rows in that order, with a categorical column `split`
     "Concatenate the tables of a data set; if one has integer labels and another strings, all become strings"
-    several = any('label' in t and is_multilabel(t['label']) for t in tables.values())
-    labels = [t['label'].astype('category') for t in tables.values() if 'label' in t and not several]
+    found = [t['label'] for t in tables.values() if 'label' in t]
+    named = not any(is_multilabel(o) or is_numbers(o) for o in found)
+    labels = [o.astype('category') for o in found if named]
     classes = dict.fromkeys(c for l in labels for c in l.cat.categories)
     df = pd.concat([t.assign(split=name) for name,t in tables.items()], ignore_index=True)
     df['split'] = pd.Categorical(df['split'], list(tables))
@@ -549,6 +550,7 @@ def audit(
     if not len(df): raise TweetnbError('the table is empty', remedy='Look at its read report, df.attrs["read"].')
     d = _keyed(df)[['text', 'duplicate_key'] + ['label']*('label' in df)].reset_index(drop=True)
     if split: d['split'] = df[split].array
+    if 'label' in d and is_numbers(d['label']): d['label'] = number_bands(d['label']).array      # quarters are labels
     each = d
     if 'label' in d and is_multilabel(d['label']):
         each = d.explode('label', ignore_index=True).dropna(subset='label')              # a row per tweet and label

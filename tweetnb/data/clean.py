@@ -415,6 +415,44 @@ def from_dict(cls:Cleaner,
     if v != 1: raise TweetnbError(f'this cleaner has format {v}; only format 1 is supported', remedy='Update tweetnb.')
     return cls(d['steps'])
 
+# %% ../../nbs/05_clean.ipynb #9e78e3eb
+@patch
+def trace(self:Cleaner,
+    text:str # One tweet
+) -> pd.DataFrame: # Columns `pass`, `step`, `text`; a row for each step that changed something
+    "Show how each step changes `text`"
+    rows = [(0, '', text)]
+    for n in range(1, PASSES+1):
+        for (name,_),f in zip(self.steps, self._run):
+            old = rows[-1][2]
+            new = f(old.replace(EDGE, ' '))
+            if new != old: rows.append((n, name, new))
+        if rows[-1][0] < n: break
+    return pd.DataFrame(rows, columns=['pass', 'step', 'text'])
+
+# %% ../../nbs/05_clean.ipynb #cccc97bb
+_repair = ['entities', 'escapes', 'mojibake']
+_plain = [('unicode', dict(form='NFKC')), 'links', 'mentions', 'hashtags']
+_tweeteval = [('links', dict(to='http')), ('mentions', dict(to='@user'))]
+PRESETS = dict(
+    emoji = _repair+_plain+[('emoji', dict(how='drop')), 'case', ('punctuation', dict(inside="'")), 'whitespace'],
+    arabizi = _repair+_plain+['emoji', 'case', 'punctuation', 'digits', ('repeats', dict(max=2)), 'whitespace'],
+    sentiment140 = _repair+['unicode', 'links', ('mentions', dict(to='someone')), 'hashtags', 'case', 'whitespace'],
+    celebrity = _repair+['unicode', ('links', dict(to='http')), 'whitespace'],
+    imdb = _repair+['tags', 'unicode', 'links', 'case', 'whitespace'],
+    tweeteval = _tweeteval+['whitespace'],
+    named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'],
+    emoji_names = [('emoji', dict(how='alias')), 'whitespace'])
+
+# %% ../../nbs/05_clean.ipynb #a545e01c
+@patch(cls_method=True)
+def preset(cls:Cleaner,
+    name:str # One of `PRESETS`
+) -> Cleaner: # The cleaner of that system
+    "Get the cleaner of one of the five systems, or of TweetEval"
+    if name not in PRESETS: raise TweetnbError(f'no preset {name!r}', remedy=f"The presets are {', '.join(PRESETS)}.")
+    return cls(PRESETS[name])
+
 # %% ../../nbs/05_clean.ipynb #4f33bb21
 def _pairs(name, to='', how='', words=True, drop_tweet=False, quotes=True, **_):
     "A step as patterns, or as characters in quotes, with what each becomes; `None` where that does not say it"
@@ -454,44 +492,6 @@ def normalizer(self:Cleaner) -> tuple: # Of `tokenizers`; the names of the steps
         if name == 'unicode': parts.append(getattr(normalizers, params['form'])())
         if name == 'whitespace': parts.append(normalizers.Strip())
     return normalizers.Sequence(parts), left
-
-# %% ../../nbs/05_clean.ipynb #9e78e3eb
-@patch
-def trace(self:Cleaner,
-    text:str # One tweet
-) -> pd.DataFrame: # Columns `pass`, `step`, `text`; a row for each step that changed something
-    "Show how each step changes `text`"
-    rows = [(0, '', text)]
-    for n in range(1, PASSES+1):
-        for (name,_),f in zip(self.steps, self._run):
-            old = rows[-1][2]
-            new = f(old.replace(EDGE, ' '))
-            if new != old: rows.append((n, name, new))
-        if rows[-1][0] < n: break
-    return pd.DataFrame(rows, columns=['pass', 'step', 'text'])
-
-# %% ../../nbs/05_clean.ipynb #cccc97bb
-_repair = ['entities', 'escapes', 'mojibake']
-_plain = [('unicode', dict(form='NFKC')), 'links', 'mentions', 'hashtags']
-_tweeteval = [('links', dict(to='http')), ('mentions', dict(to='@user'))]
-PRESETS = dict(
-    emoji = _repair+_plain+[('emoji', dict(how='drop')), 'case', ('punctuation', dict(inside="'")), 'whitespace'],
-    arabizi = _repair+_plain+['emoji', 'case', 'punctuation', 'digits', ('repeats', dict(max=2)), 'whitespace'],
-    sentiment140 = _repair+['unicode', 'links', ('mentions', dict(to='someone')), 'hashtags', 'case', 'whitespace'],
-    celebrity = _repair+['unicode', ('links', dict(to='http')), 'whitespace'],
-    imdb = _repair+['tags', 'unicode', 'links', 'case', 'whitespace'],
-    tweeteval = _tweeteval+['whitespace'],
-    named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'],
-    emoji_names = [('emoji', dict(how='alias')), 'whitespace'])
-
-# %% ../../nbs/05_clean.ipynb #a545e01c
-@patch(cls_method=True)
-def preset(cls:Cleaner,
-    name:str # One of `PRESETS`
-) -> Cleaner: # The cleaner of that system
-    "Get the cleaner of one of the five systems, or of TweetEval"
-    if name not in PRESETS: raise TweetnbError(f'no preset {name!r}', remedy=f"The presets are {', '.join(PRESETS)}.")
-    return cls(PRESETS[name])
 
 # %% ../../nbs/05_clean.ipynb #df1315a3
 class CleanReport(dict):

@@ -546,13 +546,16 @@ def _fetch_files(entry, folder):
     os.replace(parts, folder)
     return folder
 
+def _show_terms(entry):
+    print(f'{entry.name}: licence: {entry.licence}; please cite {entry.citation}', file=sys.stderr)
+
 def _from_the_net(entry):
-    "Download `entry` into the cache, and return its files"
-    if entry.names:
-        folder = cache_path('data', entry.name.replace('/', '-'))
-        with _locked(folder): return _files_in(entry, _fetch_files(entry, folder))
-    archive = cache_path('downloads', _archive_names(entry)[0])
-    return _look_in(entry, download(entry.urls, archive, entry.size, entry.sha256))
+    "Download `entry` into the cache, once, and return its files"
+    folder,archive = ('data', entry.name.replace('/', '-')),('downloads', *_archive_names(entry)[:1])
+    place = cache_path(*(folder if entry.names else archive))
+    if not place.exists(): _show_terms(entry)
+    if not entry.names: return _look_in(entry, download(entry.urls, place, entry.size, entry.sha256))
+    with _locked(place): return _files_in(entry, _fetch_files(entry, place))
 
 def _from_kaggle(handle):
     "Download a Kaggle data set or competition with `kagglehub`, which knows the user's account; return its folder"
@@ -586,11 +589,12 @@ def _find(entry, folder):
     try:
         if os.environ.get('HF_HUB_OFFLINE', '').upper() in ('1', 'ON', 'YES', 'TRUE'):
             raise DownloadError('HF_HUB_OFFLINE is set')
-        if entry.urls or entry.kaggle:
-            print(f'{entry.name}: licence: {entry.licence}; please cite {entry.citation}', file=sys.stderr)
-            found = _from_the_net(entry) if entry.urls else _look_in(entry, _from_kaggle(entry.kaggle))
-            if found: return found
-            why = 'what was downloaded has another layout'
+        if entry.urls: found = _from_the_net(entry)
+        elif entry.kaggle:
+            _show_terms(entry)
+            found = _look_in(entry, _from_kaggle(entry.kaggle))
+        if found: return found
+        if entry.urls or entry.kaggle: why = 'what was downloaded has another layout'
     except DownloadError as e: why = e.problem if e.path is None else f'{e.path}: {e.problem}'
     raise DownloadError(f'the data set {entry.name!r} is not on this machine ({why})',
         remedy=_what_to_bring(entry, data_path((entry.folders or (entry.name,))[0])))

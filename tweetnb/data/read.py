@@ -23,13 +23,13 @@ import pyarrow.parquet as pq
 
 from ..core import TweetnbError, progress
 from .emojifydata import read_emojifydata
-from ..metrics import label_sets
+from ..metrics import is_ordinal, label_sets
 from .textio import (ReadReport, newlines, open_bytes, read_some, similar_names, tally, text_blocks,
                                  text_lines)
 
 # %% ../../nbs/04_read.ipynb #e58cbd82
 _TEXT = 'text tweet tweets full_text content sentence review message comment post body headline title'.split()
-_LABEL = 'label labels sentiment target class category emotion y_true y polarity'.split()
+_LABEL = 'label labels sentiment target class category emotion y_true y polarity intensity'.split()
 _OWNER = ['author', 'name']  # whose tweet is it? only if no other column can be the label
 _META = set('''id ids user username screen date time at created language lang location place country source url link
     count likes retweets retweet retweeted favorite favorites followers verified confidence gold score split fold
@@ -218,6 +218,41 @@ def _as_integers(labels):
     if not len(cats) or not all(re.fullmatch('0|-?[1-9][0-9]{0,17}', c) for c in cats): return labels
     return labels.cat.rename_categories([int(c) for c in cats])
 
+# %% ../../nbs/04_read.ipynb #b37c8f0e
+_problems = None, 'single_label_classification', 'regression', 'ordinal'
+
+def _check_problem(problem_type, label_delim):
+    "Raise `TweetnbError` for a problem that one column of labels cannot be"
+    if problem_type not in _problems or problem_type and label_delim:
+        remedy = "Choose 'regression', 'ordinal' or 'single_label_classification'; several labels need label_delim=…."
+        raise TweetnbError(f'no problem_type {problem_type!r} here', remedy=remedy)
+
+def _as_floats(names):
+    "Names of labels as numbers; NaN for words and for infinity"
+    found = np.asarray(pd.to_numeric(pd.Series(list(names), dtype=object), errors='coerce'), dtype=float)
+    return np.where(np.isfinite(found), found, np.nan)
+
+def _are_numbers(labels, report, column):
+    "Are these labels numbers? Decided once, by the first rows of a file, unless the caller has"
+    if report.problem is None:
+        found = _as_floats(labels.categories)
+        sure = not report.keep_strings and not np.isnan(found).any()
+        report.problem = 'regression' if sure and (found % 1 > 0).any() else _problems[1]
+    if report.problem == 'regression': report['numbers'] = column
+    return report.problem == 'regression'
+
+def _numbers(labels):
+    "A Categorical as `Float64`, and which of its labels are no numbers"
+    found = np.append(_as_floats(labels.categories), np.nan)[labels.codes]
+    return pd.array(found, dtype='Float64'), np.isnan(found) & (labels.codes >= 0)
+
+def _ordered(labels, known, path):
+    "Labels as an ordered Categorical; raise `TweetnbError` if nobody has said in which order"
+    names = list(labels.cat.categories)
+    if known or not np.isnan(_as_floats(names)).any(): return labels.cat.as_ordered()
+    raise TweetnbError(f"the order of the labels {', '.join(map(str, names[:5]))} is not known", path=path,
+                       remedy="Give it from the lowest to the highest: label_names='bad,fine,good'.")
+
 # %% ../../nbs/04_read.ipynb #1648e05c
 def _unique_names(fields):
     "Column names, made unique and none empty"
@@ -274,6 +309,9 @@ def _table(df, lines, report, t, l, names=None, keep_empty=False, checked=False)
         out['label'],unknown = _several(df[l], names) if 'several' in report else _labels(df[l], names)
         reject(unknown, 'label not in label_names')
         reject(out['label'].isna(), 'no label')
+        if isinstance(out['label'], pd.Categorical) and _are_numbers(out['label'], report, l):
+            out['label'],wrong = _numbers(out['label'])
+            reject(wrong, 'label is no number')
     rest = [c for c in df.columns if c not in (t, l)]
     out |= zip(_unique_names(['text', 'label', *rest])[2:], map(df.get, rest))
     damaged = _damaged(texts)
@@ -600,7 +638,7 @@ def _sniff_file(path):
     if magic == b'PAR1': return 'parquet'
     if magic == b'PK\3\4' and _suffix(path) == '.xlsx': return 'xlsx'
     head = [l for l in _head(path) if l.strip()]
-    if not head: raise TweetnbError('the file is empty', path=path)
+    if not head: raise TweetnbError('the file is empty', path=path, remedy='Check the path, or write it again.')
     if head[0].startswith('<START>'): return 'emojifydata'
     if head[0].lstrip().startswith('{') or _suffix(path) in ('.json', '.jsonl', '.ndjson'): return 'jsonl'
     if path.name.endswith('_text.txt') and path.with_name(path.name[:-9] + '_labels.txt').exists(): return 'tweeteval'
@@ -664,8 +702,10 @@ def _shards(path):
 
 # %% ../../nbs/04_read.ipynb #8d4f7d58
 def _label_names(names):
-    "Names of labels as {label: name}, also from a string such as `'0=negative,4=positive'`"
-    if isinstance(names, str): names = dict(o.partition('=')[::2] for o in names.split(','))
+    "Names of labels as {label: name}, also from `'0=negative,4=positive'` or, in their order, `'bad,good'`"
+    if isinstance(names, str) and '=' in names: names = dict(o.partition('=')[::2] for o in names.split(','))
+    elif isinstance(names, str): names = names.split(',')
+    if isinstance(names, (list, tuple)): names = dict(zip(names, names))
     found = {str(k).strip(): str(v).strip() for k,v in (names or {}).items()}
     for label,name in found.items():
         if label and name: continue
@@ -733,9 +773,9 @@ def _sample(piece):
     df = piece[:1000] if isinstance(piece, pd.DataFrame) else piece[:1000].to_pandas()
     return pd.DataFrame({c: _strings([_as_text(v) for v in df[c]]) for c in df})
 
-def _read_source(source, report, text, label, delim, limit, rows, keep_empty, options):
+def _read_source(source, report, text, label, delim, limit, rows, keep_empty, options, problem=None):
     "The tables of one source; `report.keep_strings` says whether its labels are strings by choice"
-    report.keep_strings = source.keep_strings
+    report.keep_strings,report.problem,report.order = source.keep_strings, problem, source.keep_strings
     options = _options(source.kind, options, label=label, keep_empty=keep_empty)
     pieces = (piece for piece in READERS[source.kind](source.path, report, **options) if len(piece[1]))
     first = next(pieces, None)
@@ -751,6 +791,9 @@ def _read_source(source, report, text, label, delim, limit, rows, keep_empty, op
         if parse: df = df.assign(**{l: [parse(v) if _is_there(v) else None for v in df[l]]})
         elif l is not None and source.kind in ('frame', 'datasets'):
             report.keep_strings |= isinstance(next(iter(df[l].dropna()), None), str)
+            report.order |= isinstance(df[l].dtype, pd.CategoricalDtype)
+            if problem is None and is_ordinal(df[l]): report.problem = 'ordinal'
+            if problem is None and df[l].dtype == 'Float64': report.problem = 'regression'     # as we read them before
         df,lines = _table(df, lines, report, t, l, source.names, keep_empty, source.kind == 'emojifydata')
         last = limit is not None and report['kept'] + len(df) >= limit
         if last:
@@ -783,6 +826,7 @@ def iter_tweets(
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
     label_delim:str|None=None, # Separates several labels a tweet
     label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
+    problem_type:str|None=None, # 'regression' for numbers, or 'single_label_classification'; default: by the labels
     limit:int|None=None, # Maximum number of rows to keep
     rows:int=50_000, # Maximum number of rows per table
     keep_empty:bool=False, # Keep rows without text, as ''?
@@ -790,11 +834,12 @@ def iter_tweets(
 ) -> Iterator[pd.DataFrame]: # Tables like `read_tweets`' with labels as strings; they share the report `attrs['read']`
     "Read tweets table by table, in memory that does not grow with the file"
     if rows < 1: raise TweetnbError(f'rows={rows} is not positive', remedy='Give a number of rows.')
+    _check_problem(problem_type, label_delim)
     sources,total = _plan(path, format, label_names, limit, options)
     for source in sources:
         left = None if limit is None else limit - total['kept']
         report = ReadReport(_name(source.path), source.kind)
-        for df in _read_source(source, report, text, label, label_delim, left, rows, keep_empty, options):
+        for df in _read_source(source, report, text, label, label_delim, left, rows, keep_empty, options, problem_type):
             df.attrs['read'] = total
             yield df
         total.add(report)
@@ -827,20 +872,23 @@ def read_tweets(
     text:str|None=None, # The text column (default: auto-detected)
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
     label_delim:str|None=None, # Separates several labels a tweet
-    label_names:dict|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
+    label_names:dict|list|str|None=None, # The file's labels -> names, or '0=sad,4=glad'; rows with others are rejected
+    problem_type:str|None=None, # 'regression', 'ordinal' or 'single_label_classification'; default: by the labels
     limit:int|None=None, # Maximum number of rows to keep
     keep_empty:bool=False, # Keep rows without text, as ''?
     workers:int|None=None, # Files to read at once (default: one per core, up to four)
     **options # Options of the format, for instance `encoding`, `delimiter`, `columns`, `policy`, `emojis`
 ) -> pd.DataFrame: # `text`, categorical `label` (or tuples), the file's other columns; `attrs['read']` is the report
     "Read tweets into one table"
+    _check_problem(problem_type, label_delim)
     sources,total = _plan(path, format, label_names, limit, options)
-    parts,keep_strings = [],False
+    parts,keep_strings,order,ordinal = [], False, False, problem_type == 'ordinal'
     def read(source):
         left = None if limit is None else limit - total['kept']
         report,tables = ReadReport(_name(source.path), source.kind),[]
         with progress(desc=report['path'], unit=' tweets') as bar:
-            for df in _read_source(source, report, text, label, label_delim, left, 50_000, keep_empty, options):
+            for df in _read_source(source, report, text, label, label_delim, left, 50_000, keep_empty, options,
+                                   problem_type):
                 tables.append(df)
                 bar.update(len(df))
         return tables, report
@@ -849,14 +897,19 @@ def read_tweets(
         for tables,report in map(read, sources) if one_by_one else pool.map(read, sources):
             kinds = [t['label'].dtype.name if 'label' in t else None for o in (parts, tables) for t in o[:1]]
             if len(set(kinds)) > 1:
-                raise TweetnbError('some of these files have labels and some have none, or several a tweet',
+                raise TweetnbError('some of these files have labels and some have none, several a tweet, or numbers',
                                    path=report['path'], remedy='Read them separately, or all with label=False.')
             parts += tables
             keep_strings |= report.keep_strings
+            order,ordinal = order or report.order, ordinal or report.problem == 'ordinal'
             total.add(report)
             if limit is not None and total['kept'] >= limit: break
     _check_kept(total, limit)
     df = _concat(parts)
-    if 'label' in df and 'several' not in total and not keep_strings: df['label'] = _as_integers(df['label'])
+    if 'label' in df and isinstance(df['label'].dtype, pd.CategoricalDtype):
+        if not keep_strings: df['label'] = _as_integers(df['label'])
+        if ordinal:
+            df['label'] = _ordered(df['label'], order, total['path'])
+            total['ordered'] = ' < '.join(map(str, df['label'].cat.categories))
     df.attrs['read'] = total
     return df

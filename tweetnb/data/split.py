@@ -14,7 +14,7 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 from ..core import TweetnbError
-from ..metrics import is_multilabel
+from ..metrics import is_multilabel, is_numbers, number_bands
 from .audit import duplicate_key, find_leaks, near_pairs
 from .read import SPLITS
 
@@ -140,7 +140,7 @@ def _report(out, column, label, group, how, asked, notes):
     counts = out[column].value_counts(sort=False).sort_index()
     rows = {k if isinstance(k, str) else int(k): int(n) for k,n in counts.items()}
     labels,size = {}, np.bincount(group)
-    if label in out:
+    if label in out and not is_numbers(out[label]):
         long = out[[label, column]]
         if is_multilabel(out[label]): long = long.explode(label).dropna()
         table = pd.crosstab(long[label], long[column], dropna=False)
@@ -195,6 +195,7 @@ def _set_classes(sets, often=20):
 def _classes(df, stratify):
     if stratify not in df: return np.zeros(len(df), np.int64)
     found = df[stratify]
+    if is_numbers(found): found = number_bands(found, 10)                 # so every tenth has its share in each split
     codes = _set_classes(found) if is_multilabel(found) else found.astype('category').cat.codes
     return np.unique(codes, return_inverse=True)[1]
 

@@ -23,6 +23,7 @@ from ..core import TweetnbError
 # %% ../../nbs/02_textio.ipynb #2095ac6c
 class ReadReport(dict):
     "Row counts of a file, for JSON: `read`, `kept`, `rejected` {reason: rows}, `noted` {oddity: rows kept anyway}"
+    keep_strings,problem,order = False,None,False             # of its labels, for the reader
     def __init__(self,
         path:str|Path='', # The file
         format:str='' # Its format, as named by `sniff_format`
@@ -82,6 +83,7 @@ def __str__(self:ReadReport):
     if self['rejected']: s += f", {self['read'] - self['kept']:,} rejected ({tally(self['rejected'])})"
     if self['noted']: s += f"; noted: {tally(self['noted'])}"
     if 'several' in self: s += f"; several labels a tweet, from {self['several']}"
+    if 'numbers' in self: s += f"; labels are numbers, from {self['numbers']!r}"
     if 'guessed' in self: s += '; guessed ' + ', '.join(f'{k}={v!r}' for k,v in self['guessed'].items())
     return s
 
@@ -114,6 +116,8 @@ def summary(self:ReadReport,
     counts = f"kept {self['kept']:,}, rejected {self['read'] - self['kept']:,}"
     text = f"Read {self['read']:,} rows of {self['path']} ({self['format']}): {counts}."
     if 'several' in self: text += f"\n  Several labels a tweet, from {self['several']}."
+    if 'numbers' in self: text += f"\n  The labels in {self['numbers']!r} are numbers (problem type: regression)."
+    if 'ordered' in self: text += f"\n  The labels are in an order: {self['ordered']} (problem type: ordinal)."
     rows = self.rejected_rows()
     for reason,n in self['rejected'].items():
         lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)
@@ -132,7 +136,7 @@ def add(self:ReadReport,
     encodings = [e for r in (self, other) for e in r.get('encoding', '').split('+') if e]
     if encodings: self['encoding'] = '+'.join(dict.fromkeys(encodings))
     if 'guessed' in other: self['guessed'] = self.get('guessed', {}) | other['guessed']
-    if 'several' in other: self['several'] = other['several']
+    self |= {k: other[k] for k in ('several', 'numbers') if k in other}
     return self
 
 # %% ../../nbs/02_textio.ipynb #2c96f5d3
@@ -307,7 +311,8 @@ def text_blocks(
 ) -> Iterator[tuple[int, bytes]]: # Pairs (number of the first line, UTF-8 bytes up to a line end)
     "Read a text file in blocks of UTF-8; raises `TweetnbError` if it is empty, corrupt or not text"
     with open_bytes(path) as f: head = read_some(f, 1 << 16, path)
-    if not head.strip(b'\xef\xbb\xbf\xff\xfe \t\r\n'): raise TweetnbError('the file is empty', path=path)
+    if not head.strip(b'\xef\xbb\xbf\xff\xfe \t\r\n'):
+        raise TweetnbError('the file is empty', path=path, remedy='Check the path, or write it again.')
     encoding = _known(encoding, path) or wide_encoding(head)
     if encoding and encoding.startswith(('utf-16', 'utf-32')):
         report['encoding'] = encoding

@@ -22,7 +22,8 @@ from ..core import TweetnbError, atomic_path, fingerprint, plot_style, progress,
 from ..data.audit import audit
 from ..data.read import read_tweets
 from ..data.split import split_tweets
-from ..metrics import Scores, bootstrap_scores, is_multilabel
+from ..metrics import (LOWER_IS_BETTER, Scores, bootstrap_scores, cut_labels, default_metric, is_multilabel,
+                             is_numbers, is_ordinal, label_sets, with_problem)
 from ..models.classifier import Classifier
 from ..train.fit import Config, default_config, fit
 
@@ -44,9 +45,10 @@ def run_once(
     "Train and score once"
     result,split = fit(config, df, seed, device=device), scored_split(df)
     start = time.perf_counter()
-    probs = result.probs(split)
+    probs,thresholds = result.probs(split), result.classifier.thresholds
     took = time.perf_counter() - start
     found = dict(seconds=result.seconds, tweets_per_second=len(probs)/took, parameters=result.classifier.parameters)
+    if thresholds is not None: found['thresholds'] = [float(o) for o in thresholds]
     return {**found, **result.scores[split].to_dict()}, probs.rename(columns=str).reset_index(drop=True)
 
 # %% ../../nbs/55_compare.ipynb #380e8352
@@ -54,7 +56,8 @@ def _key(config, df, seed):
     "Fingerprint of all that decides a run"
     columns = [df[o].astype(str).tolist() for o in ('text', 'label', 'split')]
     settings = json.dumps({'model': config.model, **config.changed()}, sort_keys=True, default=str)
-    return fingerprint(settings, str(seed), *('\x1f'.join(o) for o in columns))
+    kind = [o for o in [default_metric(df['label'])] if o != 'macro_f1']               # 1 < 2 is not 1 and 2
+    return fingerprint(settings, str(seed), *kind, *('\x1f'.join(o) for o in columns))
 
 def run_or_load(
     name:str, # What the run is called
@@ -88,12 +91,27 @@ def paired_p(
     return float(min(1., 2*min((d <= 0).mean(), (d >= 0).mean())))
 
 # %% ../../nbs/55_compare.ipynb #6201feac
+def _scored(true, probs, thresholds=None):
+    "The scores of a run, for whichever kind of labels"
+    if is_numbers(true): return Scores(true, probs['number'], ())
+    if is_multilabel(true): return Scores(true, label_sets(probs, thresholds), list(probs), probs)
+    if not is_ordinal(true): return Scores(true, probs.idxmax(axis=1), list(probs))
+    labels = true.cat.categories.tolist()
+    return Scores(true, cut_labels(probs['number'], thresholds, labels), labels)
+
+def _shown(labels):
+    "The metrics of the leaderboard"
+    if is_numbers(labels): return 'pearson', 'spearman', 'mae', 'r2'
+    if is_ordinal(labels): return 'macro_mae', 'kappa', 'pearson', 'accuracy'
+    if is_multilabel(labels): return 'macro_f1', 'micro_f1', 'subset_accuracy'
+    return 'accuracy', 'macro_f1', 'macro_recall'
+
 class Comparison:
     "The runs of several models on the same tweets"
     def __init__(self,
         runs:list, # (metrics, probabilities) of each run
         rows:pd.DataFrame, # The scored tweets with their labels
-        metric:str='macro_f1', # Sorts the leaderboard: 'accuracy', 'macro_f1' or 'macro_recall'
+        metric:str='macro_f1', # Sorts the leaderboard: one of its metrics
         base:str='tfidf', # The model to beat
         findings:list|tuple=(), # What the audit of the split found
         draws:int=1000 # Bootstrap samples for intervals and p values
@@ -103,6 +121,16 @@ class Comparison:
         self.metric = metric
         self.base = base
         self.findings = list(findings)
+        self.metrics = _shown(rows['label'])
+        if metric not in self.metrics:
+            raise TweetnbError(f'unknown metric {metric!r}', remedy=f"Choose from {', '.join(self.metrics)}.")
+        if default_metric(rows['label']) != 'macro_f1' or is_multilabel(rows['label']):
+            found = {}
+            for run,probs in runs:
+                scores = _scored(rows['label'], probs, run.get('thresholds'))
+                found.setdefault(run['model'], []).append(scores._draw(draws, 0)[metric])
+            self.drawn = {name: np.mean(o, axis=0) for name,o in found.items()}
+            return
         known = set(rows['label'].astype(str)).union(*(set(probs) for _,probs in runs))
         place = pd.Index(sorted(known))
         self.labels = list(place)
@@ -116,34 +144,32 @@ class Comparison:
     @property
     def figures(self) -> pd.DataFrame: # One row per run
         "All metrics of all runs"
-        hidden = 'config', 'versions', 'key'
+        hidden = 'config', 'versions', 'key', 'thresholds'
         return pd.DataFrame([{k: v for k,v in metrics.items() if k not in hidden} for metrics,_ in self.runs])
     def __repr__(self): return self.table.to_string()
     def _repr_html_(self): return self.table.to_html()
 
 # %% ../../nbs/55_compare.ipynb #3ad4805d
-_metrics = ('accuracy', 'macro_f1', 'macro_recall')
-
 @patch(as_prop=True)
 def table(self:Comparison) -> pd.DataFrame: # Best first
     "A row per model: mean and deviation over seeds, interval over tweets, p values, cost"
     by = self.figures.groupby('model')
     mean,std = by.mean(numeric_only=True), by.std(numeric_only=True)
-    order = mean[self.metric].sort_values(ascending=False).index
+    order = mean[self.metric].sort_values(ascending=self.metric in LOWER_IS_BETTER).index
     base = self.base if self.base in order else None
     rows = []
     for name in order:
         low,high = np.quantile(self.drawn[name], [.025, .975])
         score,spread = mean.loc[name, self.metric], std.loc[name, self.metric]
         row = {self.metric: score, '±': spread, '95 %': f'{low:.3f} – {high:.3f}'}
-        row |= {o: mean.loc[name, o] for o in _metrics if o != self.metric}
+        row |= {o: mean.loc[name, o] for o in self.metrics if o != self.metric}
         row['p, best'] = paired_p(self.drawn[name], self.drawn[order[0]])
         row[f'p, {base}'] = paired_p(self.drawn[name], self.drawn[base]) if base else np.nan
         row |= {'runs': int(by.size()[name]), 'train s': mean.loc[name, 'seconds']}
         row |= {'tweets/s': mean.loc[name, 'tweets_per_second'], 'parameters': int(mean.loc[name, 'parameters'])}
         rows.append(row)
     res = pd.DataFrame(rows, index=pd.Index(order, name='model'))
-    digits = {o: 3 for o in (*_metrics, '±', 'p, best', f'p, {base}')}
+    digits = {o: 3 for o in (*self.metrics, '±', 'p, best', f'p, {base}')}
     return res.round({**digits, 'train s': 1, 'tweets/s': 0})
 
 # %% ../../nbs/55_compare.ipynb #a8877b00
@@ -256,21 +282,25 @@ def mean_run(
 ) -> tuple: # Metrics and probabilities, as from `run_once`
     "Average the probabilities of several runs, at the cost of all of them"
     metrics,probs = [o for o,_ in runs], sum(p for _,p in runs)/len(runs)
-    scores = Scores(rows['label'], probs.idxmax(axis=1), list(probs))
+    given = [o['thresholds'] for o in metrics if 'thresholds' in o]
+    thresholds = np.mean(given, axis=0).tolist() if given else None
+    scores = _scored(rows['label'], probs, thresholds)
     speed = 1/sum(1/o['tweets_per_second'] for o in metrics)
     cost = {k: sum(o[k] for o in metrics) for k in ('seconds', 'parameters')}
     configs = [o['config'] for o in metrics]
     known = dict(model=name, seed=metrics[0]['seed'], tweets_per_second=speed, config=configs)
+    if given: known['thresholds'] = thresholds
     return {**known, **cost, **scores.to_dict()}, probs
 
 # %% ../../nbs/55_compare.ipynb #7ddba967
 def _score_ready(name, classifier, df, seed):
     "Score a classifier that was trained elsewhere, the same with each seed"
     rows,start = df[df['split'] == scored_split(df)],time.perf_counter()
-    probs = classifier.predict_proba(rows)
+    probs = classifier.outputs(rows)
     speed,config = len(rows)/(time.perf_counter() - start),dict(model=classifier.arch)
     known = dict(model=name, seed=seed, seconds=0., tweets_per_second=speed, config=config,
                  parameters=classifier.parameters)
+    if classifier.thresholds is not None: known['thresholds'] = [float(o) for o in classifier.thresholds]
     scores = classifier.score(rows['label'], probs)
     return {**known, **scores.to_dict()}, probs.rename(columns=str).reset_index(drop=True)
 
@@ -288,16 +318,18 @@ def compare(
     models:list|tuple|dict=('tfidf', 'ngram', 'lstm', 'bilstm', 'pyramid', 'gru_attention'),
     seeds:int|list=3, # How many, or which
     folder:str|Path|None=None, # Keep runs here and do not repeat them; default: nowhere
-    metric:str='macro_f1', # 'accuracy', 'macro_f1' or 'macro_recall'
+    metric:str|None=None, # Sorts the leaderboard: 'accuracy', 'pearson', …; default: that of `default_metric`
     base:str='tfidf', # The model to beat
     valid_pct:float=.1, # Share of the tweets to score on, if there is no `split`
     workers:int=1, # Runs at the same time, each with its share of the cores
     device:str='auto', # Where to train: 'auto' for a GPU if there is one, 'cpu', 'cuda', …
+    problem_type:str|None=None, # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
     **common # Fields of `Config` for all models given by name
 ) -> Comparison:
     "Train each model with each seed on the same split, and compare the results"
-    if not isinstance(df, pd.DataFrame): df = read_tweets(df, label=True)
-    if is_multilabel(df['label']): raise TweetnbError('only models of one label a tweet can be compared')
+    if not isinstance(df, pd.DataFrame): df = read_tweets(df, label=True, problem_type=problem_type)
+    df = with_problem(df, problem_type)
+    if metric is None: metric = default_metric(df['label'])
     configs,teams = _configs(models, common)
     seeds = range(seeds) if isinstance(seeds, int) else list(seeds)
     if 'split' not in df: df = split_tweets(df, valid=valid_pct)

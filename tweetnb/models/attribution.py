@@ -23,12 +23,13 @@ class Attribution:
     tokens:list # Its tokens, as the model read them
     weights:np.ndarray # float [tokens]; above 0 for the label, below 0 against it
     label:object # The label in question
-    confidence:float # The model's probability of this label
+    confidence:float # The model's probability of this label, or its number
     read:str|None = None # What the model read: the text after cleaning
     spans:list|None = None # (start, end) of each token in `read`
     method:str = 'gradients' # 'gradients', 'exact', 'occlusion' or 'attention'
     total:float|None = None # What the weights should add up to, where the method guarantees it
     cut:bool = False # Did the tweet have more tokens than the model reads?
+    number:bool = False # Is it about a number, not a label?
 
     @property
     def gap(self) -> float|None: # 0 for a complete attribution
@@ -37,7 +38,10 @@ class Attribution:
 
     def __repr__(self):
         tokens = ' '.join(f'{t} {w:+.2f}' for t,w in zip(self.tokens, self.weights))
-        return f'{self.label} {self.confidence:.0%}: {tokens}'
+        return f'{self.label} {self.sure}: {tokens}'
+
+    @property
+    def sure(self) -> str: return f'{self.confidence:.3g}' if self.number else f'{self.confidence:.0%}'
 
 # %% ../../nbs/20_attribution.ipynb #bf801436
 from fastcore.basics import patch
@@ -85,7 +89,7 @@ def html(self:Attribution,
     "Return the coloured tweet for a page"
     top = top or self.strongest()
     tokens = ''.join(_span(_visible(text), weight, top) for text,weight in self.pieces())
-    label = f'<b>{escape(_visible(self.label))}</b> <small>{self.confidence:.0%}</small>&ensp;' if head else ''
+    label = f'<b>{escape(_visible(self.label))}</b> <small>{self.sure}</small>&ensp;' if head else ''
     return f'<div dir="auto" style="{_block}">{label}{tokens}</div>'
 
 @patch
@@ -108,7 +112,7 @@ def rich(self:Attribution): # A `rich.text.Text`
     "Return the coloured tweet for a terminal"
     from rich.text import Text
     top,res = self.strongest(), Text()
-    res.append(_visible(self.label), 'bold').append(f' {self.confidence:.0%}  ', 'dim')
+    res.append(_visible(self.label), 'bold').append(f' {self.sure}  ', 'dim')
     for text,weight in self.pieces(): res.append(_visible(text), _style(weight, top))
     return res
 
@@ -164,7 +168,8 @@ def leave_one_out(
     texts:list, # Strings
     label:object|list|None=None, # Default: the most probable; else a label, or one for each text
     max_len:int=256, # Words to look at in a very long text
-    multilabel:bool=False # May a text have several labels?
+    multilabel:bool=False, # May a text have several labels?
+    numbers:bool=False # Does `predict` give numbers, which are the evidence themselves?
 ) -> Attributions: # In the order of the texts
     "Weigh each word by the evidence that is lost without it"
     res = Attributions()
@@ -175,8 +180,9 @@ def leave_one_out(
         without = [read[:start] + read[end:] for start,end in shown]
         probs = np.asarray(predict([read, *without]))
         if k < 0: k = probs[0].argmax()
-        found = evidence(probs, multilabel)[:,k]
+        found = (probs if numbers else evidence(probs, multilabel))[:,k]
         tokens = [read[start:end] for start,end in shown]
         weights,sure = found[0] - found[1:], float(probs[0,k])
-        res.append(Attribution(text, tokens, weights, labels[k], sure, read, shown, 'occlusion', cut=cut))
+        res.append(Attribution(text, tokens, weights, labels[k], sure, read, shown, 'occlusion', cut=cut,
+                               number=numbers))
     return res

@@ -500,7 +500,8 @@ def hf_form(
     model:TransformerClassifier, # `HFClassifier`, or `BertClassifier` with head 'cls' or 'mean'
     labels:list|None=None, # Names of the labels; default: those of `model`, or LABEL_0, LABEL_1 …
     problem_type:str|None=None, # Default: that of `model`, or 'single_label_classification'
-    temperature:float=1. # Divides the logits
+    temperature:float=1., # Divides the logits
+    scale:tuple=(0., 1.) # Of a number: what is added to it after it was multiplied
 ) -> nn.Module: # Of `transformers`, in evaluation mode
     "Copy a classifier into Hugging Face's own class; raises `TweetnbError` for a head that it lacks"
     if isinstance(model, BertClassifier) and model.how == 'mean' and not model.published:
@@ -508,7 +509,8 @@ def hf_form(
         _name_labels(res.config, labels, problem_type or 'single_label_classification')
     else: res = to_hf(model, labels, problem_type).model
     state = res.state_dict()
-    for name in _last_weights(res, res.config.num_labels): state[name].div_(temperature)
+    for name in _last_weights(res, res.config.num_labels): state[name].mul_(scale[1]/temperature)
+    if scale[0]: state[name].add_(scale[0])                # the bias, which is the last
     res.config.architectures = [type(res).__name__]
     return res.eval()
 
@@ -520,13 +522,16 @@ def _last_weights(model, n_labels):
 def from_hf_state(
     model:TransformerClassifier, # Made by `create_model` with the configuration of the model that was written
     state:dict, # The weights of its `hf_form`
-    temperature:float=1. # As given to `hf_form`
+    temperature:float=1., # As given to `hf_form`
+    scale:tuple=(0., 1.) # As given to `hf_form`
 ) -> dict: # For `model.load_state_dict`
     "Give weights the names and values that they have here"
     if isinstance(model, HFClassifier): res = {f'model.{k}': p for k,p in state.items()}
     elif model.how == 'mean': res = _from_xlm(model.encoder, state)
     else: res = {_our_name(k, model.encoder.base_model_prefix): p for k,p in state.items()}
-    if temperature != 1: res |= {k: res[k]*temperature for k in _last_weights(model, model.config['n_labels'])}
+    names = _last_weights(model, model.config['n_labels'])
+    if scale[0]: res[names[-1]] = res[names[-1]] - scale[0]
+    if temperature != scale[1]: res |= {k: res[k]*temperature/scale[1] for k in names}
     return res
 
 def _our_name(name, prefix):

@@ -82,6 +82,8 @@ def _card_description(info, name):
     arch = _escape(info['model']['arch'])
     article = 'An' if arch[0] in 'aeiou' else 'A'
     what = f"{article} `{arch}` classifier of tweets with {len(info['labels'])} labels: {labels}."
+    if info.get('problem_type') == 'ordinal': what += ' They are in this order, from the lowest to the highest.'
+    if info.get('problem_type') == 'regression': what = f'{article} `{arch}` model that gives a tweet a number.'
     return f'# {_escape(name)}\n\n{what}\n\n{_card_inside(info)}'
 
 def _card_usage(info, name):
@@ -154,11 +156,13 @@ def _card_procedure(info, name):
 def _card_limitations(info, name):
     counts = info.get('by_label', {}).get('tweets', [])
     rare = [_escape(label) for label,n in zip(info['labels'], counts) if n < 30]
-    several = info.get('problem_type') == 'multi_label_classification'
-    answer = 'answers with any number of them' if several else 'answers with one of them'
-    lines = [f'It knows only the labels above and {answer}, whatever the text and its language.',
+    kind = info.get('problem_type')
+    answer = 'any number' if kind == 'multi_label_classification' else 'one'
+    lines = [f'It knows only the labels above and answers with {answer} of them, whatever the text and its language.',
              'The scores hold for tweets like those it was evaluated on; expect less at other times and topics.',
              'A high probability is not a guarantee: calibrate before a threshold decides about people.']
+    if kind in ('regression', 'ordinal'): lines[2] = 'It gives no probabilities: how sure it is is not known.'
+    if kind == 'regression': lines[0] = 'It answers with a number, whatever the text and its language.'
     golden = len(info.get('golden', {}).get('tweets', []))
     if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')
     if info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")

@@ -21,13 +21,17 @@ from .recurrent import GRUAttention, create_model
 from ..text.tokens import TweetTokenizer
 
 # %% ../../nbs/27_gradients.ipynb #adab6bba
+def _centred(x, dim=1):
+    "Less the mean over labels; a number stands for itself"
+    return x - x.mean(dim, keepdim=True) if x.shape[dim] > 1 else x
+
 def centred_logits(
     model:nn.Module # Takes `ids` and `lengths`
 ) -> Callable: # (ids, lengths) -> float32 [batch, labels]
     "Return a function that gives the model's logits above their mean"
     def f(ids, lengths):
         logits = model(ids, lengths).float()
-        return logits - logits.mean(1, keepdim=True)
+        return _centred(logits)
     return f
 
 @contextmanager
@@ -112,7 +116,7 @@ def bag_weights(
         count = count + there.sum(1)
         share = model.ngrams.weight[grams]*there[:,:,None]/n
         for i in range(min(n, width)): vectors[:,i:] += share[:,:width-i]
-    direction = (model.head.weight - model.head.weight.mean(0))[target]
+    direction = _centred(model.head.weight, 0)[target]
     return (vectors*direction[:,None]).sum(2)/count.clamp(min=1)[:,None]
 
 # %% ../../nbs/27_gradients.ipynb #e52ba4a3
@@ -157,7 +161,7 @@ def token_weights(
     with torch.no_grad(): total = f(ids, lengths)
     if method == 'exact':
         bias = model.head.bias.detach()
-        total = total - (bias - bias.mean())
+        total = total - _centred(bias, 0)
         weights = bag_weights(model, ids, lengths, target)
     else:
         empty = without_content(tokenizer, ids, lengths)

@@ -20,15 +20,15 @@ from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from sklearn.base import clone
 from sklearn.feature_extraction.text import TfidfVectorizer
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.linear_model import LogisticRegression, Ridge
+from sklearn.model_selection import KFold, StratifiedKFold, cross_val_score
 from sklearn.naive_bayes import ComplementNB
 from sklearn.pipeline import FeatureUnion, make_pipeline
 from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner
-from ..metrics import is_multilabel, label_matrix
+from ..metrics import is_multilabel, is_numbers, is_ordinal, label_matrix, number_targets, target_scale
 from .attribution import Attribution, Attributions, label_positions
 from .classifier import Classifier, as_texts
 
@@ -182,6 +182,17 @@ def _best_strength(model, strengths, X, y, rows=1500):
     scores = {C: cross_val_score(o, X, y, scoring='f1_macro', cv=cv).mean() for C,o in quick.items()}
     return max(scores, key=scores.get)
 
+_alphas = .1, .3, 1., 3., 10.
+
+def _best_alpha(X, y, alphas, rows=3000):
+    "Choose the strength of a ridge regression by the squared error of three folds of at most `rows` tweets"
+    some = np.random.default_rng(0).permutation(len(y))[:rows]
+    if len(alphas) == 1 or len(some) < 6: return alphas[0]
+    cv = KFold(3, shuffle=True, random_state=0)
+    models = [Ridge(o, solver='sparse_cg', tol=1e-3) for o in alphas]
+    errors = [cross_val_score(o, X[some], y[some], scoring='neg_mean_squared_error', cv=cv).mean() for o in models]
+    return alphas[int(np.argmax(errors))]
+
 def _fit_by_frequency(model, X, y, sample_weight=None):
     "Fit on columns in the order of their frequency, which takes half the time: the usual ones lie side by side"
     order = np.argsort(-X.getnnz(0), kind='stable')
@@ -219,7 +230,8 @@ class LinearClassifier(Classifier):
         cleaner:Cleaner|None=None, # Cleans texts before they are counted
         chars:bool=False, # Character sequences as well as words?
         min_df:int=2, # Leave out features seen in fewer tweets
-        C:float|tuple=3., # Inverse strength of the regularisation; of several the best is chosen by cross-validation
+        C:float|tuple|None=None, # Inverse strength of the regularisation, of several the best; default: 3, and for
+        # numbers the best of a few by cross-validation
         class_weight:str|dict|None=None, # 'balanced' to weigh rare labels up, or a weight for each label
         tol:float=1e-4, # When the solver stops; 1e-3 takes half the time and answers nearly the same
         seed:int=42 # Seed of the solver
@@ -227,8 +239,8 @@ class LinearClassifier(Classifier):
         self.cleaner = cleaner or Cleaner([])
         self.info = {}
         self.features = tfidf_features(chars, min_df)
-        self.strengths = (C,) if isinstance(C, (int, float)) else tuple(C)
-        self.model = LogisticRegression(C=self.strengths[0], max_iter=1000, tol=tol, random_state=seed,
+        self.strengths = (C,) if isinstance(C, (int, float)) else tuple(C or ())
+        self.model = LogisticRegression(C=next(iter(self.strengths), 3.), max_iter=1000, tol=tol, random_state=seed,
                                         solver='newton-cg', class_weight=class_weight)    # sooner there than lbfgs
 
     def fit(self,
@@ -239,6 +251,7 @@ class LinearClassifier(Classifier):
         "Learn from labelled tweets; raise `TweetnbError` if there is nothing to learn"
         texts = self._clean(tweets)
         if is_multilabel(labels): return self._fit_several(texts, labels, sample_weight)
+        if is_numbers(labels) or is_ordinal(labels): return self._fit_numbers(texts, labels, sample_weight)
         y = np.asarray(labels)
         model = self.model if len(set(y)) <= _most_labels else ComplementNB()
         with _learning():
@@ -259,9 +272,27 @@ class LinearClassifier(Classifier):
         self.pipe = make_pipeline(self.features, model)
         return self
 
+    def _fit_numbers(self, texts, labels, sample_weight):
+        "Learn numbers, or the positions of ordered labels, by ridge regression"
+        if self.model.class_weight: raise TweetnbError('numbers have no class_weight', remedy='Leave it out.')
+        names = ['number'] if is_numbers(labels) else list(labels.dtype.categories)
+        self.problem_type = 'regression' if is_numbers(labels) else 'ordinal'
+        self.scale = target_scale(labels, names)
+        y = (number_targets(labels, names) - self.scale[0])/self.scale[1]
+        if not y.any(): raise TweetnbError('the training tweets have one value only', remedy='Give others as well.')
+        with _learning():
+            X = self.features.fit_transform(texts)
+            model = Ridge(_best_alpha(X, y, [1/C for C in self.strengths] or _alphas), solver='sparse_cg')
+            model.fit(X, y, sample_weight)
+        model.coef_,model.intercept_ = model.coef_[None], np.array([model.intercept_])
+        model.classes_ = np.array(names, dtype=object)
+        self.pipe = make_pipeline(self.features, model)
+        return self
+
     def _clean(self, tweets): return self.cleaner.apply(as_texts(tweets).tolist())
     def _probs(self, texts, bs):
         read = self.cleaner.apply(texts)
+        if self.numbers: return self.pipe.predict(read).reshape(-1, 1)
         return expit(self.pipe.decision_function(read)) if self.multilabel else self.pipe.predict_proba(read)
 
 # %% ../../nbs/26_linear.ipynb #32ca841c
@@ -270,7 +301,7 @@ def coefficients(self:LinearClassifier) -> np.ndarray: # float [labels, features
     "Return a weight for each label and feature"
     model = self.pipe[-1]
     coef = model.coef_ if hasattr(model, 'coef_') else model.feature_log_prob_
-    return coef if len(coef) > 1 else np.concatenate([-coef, coef])/2
+    return coef if len(coef) > 1 or self.numbers else np.concatenate([-coef, coef])/2
 
 @patch
 def top_features(self:LinearClassifier,
@@ -278,7 +309,7 @@ def top_features(self:LinearClassifier,
 ) -> pd.DataFrame: # A column per label, the strongest feature first
     "List the features that argue most strongly for each label"
     names = self.features.get_feature_names_out()
-    return pd.DataFrame({label: names[np.argsort(-row)[:n]] for label,row in zip(self.labels, self.coefficients())})
+    return pd.DataFrame({label: names[np.argsort(-row)[:n]] for label,row in zip(self.columns, self.coefficients())})
 
 @patch(as_prop=True)
 def parameters(self:LinearClassifier) -> int:
@@ -329,7 +360,8 @@ def _explain_one(self, text, read, row, probs, k, coef):
         weights += _char_parts(low, spans, chars[0], {feature - n: v for feature,v in part.items()})
     tokens = [read[start:end] for start,end in spans]
     total = float(sum(part.values()))
-    return Attribution(text, tokens, weights, self.labels[k], float(probs[k]), read, spans, 'exact', total)
+    known = dict(method='exact', total=total, number=self.numbers)
+    return Attribution(text, tokens, weights, self.columns[k], float(probs[k]), read, spans, **known)
 
 @patch
 def explain(self:LinearClassifier,
@@ -343,17 +375,19 @@ def explain(self:LinearClassifier,
     if method not in ('exact', None):
         raise TweetnbError(f'{self.arch} has no method {method!r}', remedy="Choose 'exact' or 'occlusion'.")
     texts = as_texts(tweets).tolist()
-    wanted = label_positions(self.labels, label, len(texts))
+    wanted = label_positions(self.columns, label, len(texts))
     if not texts: return Attributions()
     read = self.cleaner.apply(texts)
     probs,rows = self._probs(texts, 0), self.features.transform(read).tocsr()
     coef = self.coefficients()
-    if not self.multilabel: coef = coef - coef.mean(0)
+    if self.numbers: coef,probs = coef*self.scale[1], self.scale[0] + self.scale[1]*probs
+    elif not self.multilabel: coef = coef - coef.mean(0)
     best = np.where(wanted < 0, probs.argmax(1), wanted)
     return Attributions(_explain_one(self, *o, coef) for o in zip(texts, read, rows, probs, best))
 
 # %% ../../nbs/26_linear.ipynb #5225c1cb
 _kinds = {'logistic': (LogisticRegression, dict(coef='coef_', intercept='intercept_')),
+          'ridge': (Ridge, dict(coef='coef_', intercept='intercept_')),
           'naive bayes': (ComplementNB, dict(feature_log_prob='feature_log_prob_', class_log_prior='class_log_prior_'))}
 
 @patch
@@ -387,7 +421,7 @@ def _rebuild(arrays, kind, labels, names, cleaner):
     model,n = cls(), sum(map(len, names))
     for name,attr in attrs.items(): setattr(model, attr, arrays[name])
     shape = arrays[next(iter(attrs))].shape
-    rows = {len(labels), 1} if len(labels) == 2 else {len(labels)}
+    rows = {1} if kind == 'ridge' else {len(labels), 1} if len(labels) == 2 else {len(labels)}
     if shape not in {(k, n) for k in rows}:
         raise TweetnbError(f'weights of {shape} do not fit {len(labels)} labels and {n:,} features')
     model.classes_,model.n_features_in_ = np.array(labels), n
@@ -412,8 +446,8 @@ def _extended(old, new):
 
 def _check_earlier(earlier, features, labels):
     "Raise `TweetnbError` if a model cannot start from `earlier`"
-    several = earlier.multilabel or is_multilabel(labels)
-    if several or not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > _most_labels:
+    other = earlier.problem_type != Classifier.problem_type or is_multilabel(labels) or is_numbers(labels)
+    if other or is_ordinal(labels) or not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > _most_labels:
         raise TweetnbError(f'only a logistic regression of up to {_most_labels} labels, one a tweet, '
                            'can start from another',
                            remedy='Train without the earlier model.')

@@ -23,7 +23,7 @@ from ..data.clean import Cleaner
 from ..hardware import precisions, resolve_device
 from .attribution import Attribution, Attributions, label_positions
 from .bert import TransformerClassifier, from_hf_state, hf_form, write_hf_tokenizer
-from .classifier import Classifier, as_texts
+from .classifier import NUMBERS, Classifier, as_texts
 from .gradients import attention_weights, attribution_methods, evaluation_mode, token_weights
 from .recurrent import count_parameters, create_model
 from ..text.batches import BucketSampler, pad_rows
@@ -99,13 +99,14 @@ def _answers(self:NetworkClassifier, texts, bs):
 
 @patch
 def _probs(self:NetworkClassifier, texts, bs):
-    res = np.empty((len(texts), len(self.labels)), dtype=np.float32)
+    res = np.empty((len(texts), len(self.columns)), dtype=np.float32)
     for rows,logits in self._answers(texts, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return res
 
 @patch
 def _normalise(self:NetworkClassifier, logits):
-    "Turn logits into probabilities: of one label among all, or of each on its own"
+    "Turn logits into probabilities, of one label among all or of each on its own; numbers stay as they are"
+    if self.numbers: return logits
     return logits.sigmoid() if self.multilabel else logits.softmax(1)
 
 @patch
@@ -162,7 +163,8 @@ def _attribution(self:NetworkClassifier, text, read, ids, weights, limit, **know
 def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
     "Attributions in batches of similar length; `weigh` gives probabilities, targets, weights and totals of a batch"
     texts = as_texts(tweets).tolist()
-    wanted = torch.from_numpy(label_positions(self.labels, label, len(texts)))
+    wanted = torch.from_numpy(label_positions(self.columns, label, len(texts)))
+    mean,deviation = self.scale
     limit = min(max_len, self.max_len or max_len)
     read,store = self._encode(texts, limit)
     order = np.argsort(store.lengths, kind='stable')
@@ -174,9 +176,11 @@ def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
             probs,target,weights,total = weigh(ids, lengths, wanted[rows].to(self.device))
             for j,i in enumerate(rows):
                 k = int(target[j])
-                sums = None if total is None else float(total[j])
-                known = dict(label=self.labels[k], confidence=float(probs[j,k]), method=method, total=sums)
-                res[i] = self._attribution(texts[i], read[i], store[i], weights[j,:len(store[i])], limit, **known)
+                sums = None if total is None else deviation*float(total[j])
+                sure = mean + deviation*float(probs[j,k])
+                known = dict(label=self.columns[k], confidence=sure, method=method, total=sums, number=self.numbers)
+                parts = deviation*weights[j,:len(store[i])]
+                res[i] = self._attribution(texts[i], read[i], store[i], parts, limit, **known)
             bar.update(len(rows))
     return res
 
@@ -228,7 +232,8 @@ def _arrays(model): return {k: v.detach().cpu().contiguous().numpy() for k,v in 
 def _hf_state(self:NetworkClassifier, known):
     "A transformer as Hugging Face writes it; `TweetnbError` for one that is unknown there"
     temperature = 1. if self.multilabel else self.temperature
-    hf = hf_form(self.model, self.labels, self.problem_type, temperature)
+    kind = ('regression', 1., self.scale) if self.numbers else (self.problem_type, temperature)
+    hf = hf_form(self.model, self.columns, *kind)
     left_out = self.cleaner.normalizer()[1] + ['temperature']*(self.temperature != temperature)
     known['hugging_face'] = dict(architecture=type(hf).__name__, temperature=temperature, left_out=left_out)
     def write(folder):
@@ -251,12 +256,14 @@ def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, 
     "Read what `_state` told; raise `TweetnbError` if the parts do not fit together"
     _check_lengths(info['max_len'], info['widths'])
     config,labels = info['model'],info['labels']
+    if info.get('problem_type') in NUMBERS: labels = ['number']
     model,tokenizer = create_model(**config), TweetTokenizer.load(folder)
     if len(labels) != config['n_labels'] or len(tokenizer) != config['n_vocab']:
         raise TweetnbError(f'{len(labels)} labels and {len(tokenizer)} tokens do not fit the model')
     mapped = os.name == 'posix'          # weights stay in the file, and processes share them
     state,hf = load_file(folder/'model.safetensors'),info.get('hugging_face', {})
-    if 'architecture' in hf: state = from_hf_state(model, state, hf['temperature'])
+    scale = tuple(info.get('decisions', {}).get('scale', Classifier.scale))
+    if 'architecture' in hf: state = from_hf_state(model, state, hf['temperature'], scale)
     model.load_state_dict(state, assign=mapped)
     model.config = config
-    return cls(model, tokenizer, cleaner, labels, info['max_len'], info['widths'], info, device)
+    return cls(model, tokenizer, cleaner, info['labels'], info['max_len'], info['widths'], info, device)

@@ -11,7 +11,7 @@ import torch
 from torch import nn, Tensor
 
 from ..core import TweetnbError
-from ..metrics import lrap
+from ..metrics import NumberScores, lrap
 from .layers import FastDropout, length_mask
 from .recurrent import register_model
 from ..text.tokens import TokenStore
@@ -141,7 +141,7 @@ class _Tables:
 
     def logits(self, hidden): return torch.addmm(self.bias, hidden, self.weight.T)
 
-    def step(self, ids, places, hidden, error, lr, scale):
+    def step(self, ids, places, hidden, error, lr, scale, most=64):
         "Move the weights against the gradient, where `error` is that of the logits"
         sizes = places.diff()
         tweet = torch.repeat_interleave(sizes)
@@ -149,7 +149,7 @@ class _Tables:
         share = torch.sparse_coo_tensor(torch.stack([ids, tweet]), values, (len(self.rows), len(sizes)),
                                         check_invariants=False)
         self.rows.addmm_(share, error @ self.weight, alpha=-lr)
-        lr *= min(1, 64/len(sizes))                       # every tweet of the batch moves the head
+        lr *= min(1, most/len(sizes))                     # every tweet of the batch moves the head
         self.weight.addmm_(error.T, hidden, alpha=-lr)
         self.bias.sub_(error.sum(0), alpha=lr)
 
@@ -169,13 +169,15 @@ def ngram_proba(
     model, # An `NgramClassifier`
     rows:TokenStore, # From `ngram_rows`
     bs:int=1_000, # Tweets a batch
-    multilabel:bool=False # May a tweet have several labels?
+    multilabel:bool=False, # May a tweet have several labels?
+    numbers:bool=False # Are the answers numbers?
 ) -> np.ndarray: # float32 [tweets, labels]
-    "Predict the probability of each label"
+    "Predict the probability of each label, or numbers"
     tables = model if isinstance(model, _Tables) else _Tables(model)
     with thread_limit(1):
         logits = [tables.logits(tables.hidden(ids, places)) for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
     logits = torch.cat(logits)
+    if numbers: return logits.numpy()
     return (logits.sigmoid() if multilabel else logits.softmax(1)).numpy()
 
 # %% ../../nbs/24_ngram.ipynb #34cf0071
@@ -186,6 +188,9 @@ def _step_scale(rows, n, bs, crowd):
 
 def _validate(tables, rows, y):
     "Loss and metrics of a validation set; a label that training lacks has no loss and is never right"
+    if y.ndim == 1 and y.dtype.kind == 'f':
+        given = ngram_proba(tables, rows, numbers=True)[:,0]
+        return dict(valid_loss=float(((given - y)**2).mean()), pearson=NumberScores(y, given).metrics['pearson'])
     if y.ndim == 2:
         p = torch.from_numpy(ngram_proba(tables, rows, multilabel=True))
         loss = nn.functional.binary_cross_entropy(p, torch.from_numpy(y), reduction='sum')/len(y)
@@ -200,7 +205,7 @@ def _validate(tables, rows, y):
 def fit_ngram(
     model:NgramClassifier, # Trained in place, from the weights it has
     store:TokenStore, # Ids of the training tweets
-    y, # Their label numbers, int [tweets]; or, for several labels a tweet, float [tweets, labels]
+    y, # Their label numbers, int [tweets]; float [tweets, labels] for several a tweet, float [tweets] for numbers
     valid:tuple|None=None, # Ids and label numbers of the validation set
     epochs:int|None=None, # (default: 5, and up to 50 for fewer than 20,000 tweets)
     lr:float=0.3, # Peak learning rate; it falls to 0 in a straight line
@@ -209,18 +214,19 @@ def fit_ngram(
     class_weight=None, # A weight per label, float [labels]
     patience:int|None=None, # Stop after this many epochs without a lower validation loss, and go back to the best
     crowd:float=4. # Occurrences of a row in a batch from which its step is divided
-) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy` and `macro_recall`, or `lrap`
+) -> list: # A dict per epoch: `epoch`, `train_loss`; with `valid` its loss, `accuracy`, `lrap`, …
     "Train by sparse gradient descent on one core; raises `TweetnbError` if the loss is no longer finite"
     epochs = epochs or max(5, min(50, 100_000//len(store)))
     y = torch.as_tensor(np.asarray(y))
     several,n_labels = y.ndim == 2, model.head.out_features
+    numbers = y.ndim == 1 and y.is_floating_point()
     weight = torch.ones(n_labels) if class_weight is None else torch.as_tensor(np.asarray(class_weight, np.float32))
-    targets = y.float() if several else nn.functional.one_hot(y.long(), n_labels).float()
-    importance = torch.ones(len(y), 1) if several else weight[y.long()][:,None]
+    targets = y.float().reshape(len(y), -1) if several or numbers else nn.functional.one_hot(y.long(), n_labels).float()
+    importance = torch.ones(len(y), 1) if several or numbers else weight[y.long()][:,None]
     tables,rows,rng = _Tables(model), ngram_rows(model, store), np.random.default_rng(seed)
     if several: tables.bias = targets.mean(0).clamp(1e-4, 1 - 1e-4).logit()    # answers begin as the labels' shares
     scale = _step_scale(rows, len(tables.rows), bs, crowd)
-    if valid: valid = ngram_rows(model, valid[0]), np.asarray(valid[1], np.float32 if several else np.int64)
+    if valid: valid = ngram_rows(model, valid[0]), np.asarray(valid[1], np.float32 if several or numbers else np.int64)
     history,best,steps,step = [], None, epochs*-(-len(store)//bs), 0
     with thread_limit(1):
         for epoch in range(epochs):
@@ -228,14 +234,17 @@ def fit_ngram(
             for picked,ids,places in _bags(rows, rng.permutation(len(store)), bs):
                 hidden = tables.hidden(ids, places)
                 logits,target = tables.logits(hidden), targets[picked]
-                if several:
+                if numbers:
+                    error = (logits - target).clamp(-1, 1) # Huber's loss: no steeper than the others, whose rate it has
+                    total += nn.functional.huber_loss(logits, target, reduction='sum')
+                elif several:
                     error = logits.sigmoid() - target
                     total += nn.functional.binary_cross_entropy_with_logits(logits, target, reduction='sum')
                 else:
                     logp = logits.log_softmax(1)
                     error = (logp.exp() - target)*importance[picked]
                     total -= (logp*target).sum()
-                tables.step(ids, places, hidden, error, lr*(1 - step/steps), scale)
+                tables.step(ids, places, hidden, error, lr*(1 - step/steps), scale, 4 if numbers else 64)
                 step += 1
             history.append(dict(epoch=epoch, train_loss=total.item()/len(store)))
             if not np.isfinite(history[-1]['train_loss']):

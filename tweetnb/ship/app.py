@@ -23,6 +23,7 @@ import pyarrow.parquet as pq
 from .. import __version__
 from ..core import TweetnbError, atomic_path
 from ..data.read import read_tweets
+from ..metrics import number_bands
 from ..models.classifier import Classifier
 from .bundle import load
 from .serve import bind
@@ -60,22 +61,25 @@ def load_cached(
 def _emoji_words(alias): return alias.strip(':').replace('_', ' ')
 
 def emoji_and_name(
-    label:str|int # As the bundle has it: `positive`, `:joy:`, `thinking_face`, `😂`, `-1`
+    label:str|int, # As the bundle has it: `positive`, `:joy:`, `thinking_face`, `😂`, `-1`
+    coded:bool=False # Is a single word the name of an emoji? (`joy` is 😂 in one bundle and a feeling in another)
 ) -> tuple: # (emoji or '', name)
     "Return the emoji that a label stands for, and the label's name"
     label = str(label)
     if emoji.is_emoji(label): return label, _emoji_words(emoji.demojize(label))
-    is_name = '_' in label and ':' not in label
+    is_name = (coded or '_' in label) and ':' not in label
     shown = emoji.emojize(f':{label}:' if is_name else label, language='alias')
     return (shown, _emoji_words(label)) if emoji.is_emoji(shown) else ('', label)
 
 # %% ../../nbs/34_app.ipynb #6683aca9
-def _label_html(label): return ' '.join(escape(part[:80]) for part in emoji_and_name(label) if part)
+def _label_html(label, coded=False): return ' '.join(escape(o[:80]) for o in emoji_and_name(label, coded) if o)
 
-def _bar_html(label, p):
+def _coded(labels): return any('_' in str(o) and emoji_and_name(o)[0] for o in labels)
+
+def _bar_html(label, p, coded):
     "One bar with its label and its percentage"
     bar = f'<span class="tw-bar"><i style="width:{p:.1%}"></i></span>'
-    return f'<div class="tw-row"><span>{_label_html(label)}</span>{bar}<span>{p:.0%}</span></div>'
+    return f'<div class="tw-row"><span>{_label_html(label, coded)}</span>{bar}<span>{p:.0%}</span></div>'
 
 def probability_bars(
     probs:dict, # Label -> probability
@@ -85,7 +89,7 @@ def probability_bars(
     "Draw probabilities as bars, the largest first"
     ranked = sorted(probs.items(), key=lambda item: -item[1])
     if len(ranked) == most + 1: most += 1                                # one more bar takes no more room than the line
-    bars = ''.join(_bar_html(label, p) for label,p in ranked[:most])
+    bars = ''.join(_bar_html(label, p, _coded(probs)) for label,p in ranked[:most])
     rest = [p for _,p in ranked[most:]]
     share = f'with at most {max(rest, default=0):.0%} each' if multilabel else f'share {sum(rest):.0%}'
     if rest: bars += f'<div class="tw-rest">{len(rest)} more {share}</div>'
@@ -116,11 +120,13 @@ def _answer_html(name, probs, why, said):
     "The answer of one classifier; a tuple of labels where a tweet may have several"
     head = f'<h4>{escape(name)}</h4>' if name else ''
     label = said.get('label', max(probs, key=probs.get))
-    several = isinstance(label, tuple)
-    answer = ' · '.join(map(_label_html, label if several else [label])) or 'no label'
+    several,shown = isinstance(label, tuple), f'{label:.3g}' if isinstance(label, float) else label
+    answer = ' · '.join(_label_html(o, _coded(probs)) for o in (label if several else [shown])) or 'no label'
     possible = [_label_html(o) for o in said.get('set', '').split('|') if o]
     if 'set' in said: head += f'<div class="tw-rest">possible: {", ".join(possible) or "none"}</div>'
-    bars = probability_bars(probs, multilabel=several)
+    if list(probs) == ['number']:                            # a number has no probabilities
+        bars = '' if isinstance(label, float) else f'<div class="tw-rest">{probs["number"]:.3g}, counted from 0</div>'
+    else: bars = probability_bars(probs, multilabel=several)
     tokens = '' if why is None else f'<div class="tw-why">{why.html(head=False)}</div>'
     return f'<section>{head}<div class="tw-answer">{answer}</div>{bars}{tokens}</section>'
 
@@ -214,7 +220,7 @@ def label_table(
             prefix = f'{name} ' if len(classifiers) > 1 else ''
             labels = answers['label'].map(', '.join) if classifier.multilabel else answers['label']
             part[_free_name(df, prefix + 'predicted')] = labels.to_numpy()
-            if classifier.multilabel: continue
+            if 'confidence' not in answers: continue
             part[_free_name(df, prefix + 'confidence')] = answers['confidence'].round(4).to_numpy()
         yield part
 
@@ -267,7 +273,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
     "Type or paste tweets"
     with st.form('tweets', border=False):
         example = 'What a lovely morning 😍\nThe bus is late, again'
-        text = st.text_area('Tweets, one per line', height=110, placeholder=example)
+        text = st.text_area('Tweets, one per line', height=130, placeholder=example)
         left,right = st.columns([1, 2], vertical_alignment='center')
         with left: st.form_submit_button('Classify', type='primary', width='stretch', help='Ctrl + Enter')
         with right: explained = st.toggle('Show which words mattered', value=True)
@@ -279,7 +285,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
         st.warning(f'Tweets of more than {max_chars:,} characters are cut.')
     if not texts: return
     with st.spinner('Classifying …'):
-        with _turn: tables = {name: o.predict_proba(texts) for name,o in classifiers.items()}
+        with _turn: tables = {name: o.outputs(texts) for name,o in classifiers.items()}
         probs = {name: table.to_dict('records') for name,table in tables.items()}
         said = {name: classifiers[name].decide(table).to_dict('records') for name,table in tables.items()}
         why = _explain_all(st, classifiers, texts) if explained else {}
@@ -357,7 +363,8 @@ def _shares_html(table, columns):
     cells = []
     for name in columns:
         head = f'<h4>{escape(name)}</h4>' if len(columns) > 1 else ''
-        shares = table[name].value_counts(normalize=True).to_dict()
+        found = number_bands(table[name]) if table[name].dtype.kind == 'f' else table[name]
+        shares = pd.Series(found).value_counts(normalize=True).to_dict()
         cells.append(f'<section>{head}{probability_bars(shares, 10)}</section>')
     return f'<div class="tw-card"><div class="tw-grid">{"".join(cells)}</div></div>'
 
@@ -394,9 +401,10 @@ def _correct_labels(st, key, texts, classifiers):
     "Collect right labels, and save them as a file to train on"
     kept = st.session_state.setdefault('corrections', {})
     labels = list(dict.fromkeys(label for o in classifiers.values() for label in o.labels))
+    def show(label): return ' '.join(filter(None, emoji_and_name(label, _coded(labels))))
     with st.expander('Is a label wrong?'), st.form(f'{key} corrections', border=False):
         text = st.selectbox('Tweet', list(dict.fromkeys(texts)))
-        label = st.selectbox('Right label', labels, format_func=lambda o: ' '.join(filter(None, emoji_and_name(o))))
+        label = st.selectbox('Right label', labels, format_func=show)
         if st.form_submit_button('Keep') and text: kept[text] = label
     if not kept: return
     data = pd.DataFrame(kept.items(), columns=['text', 'label']).to_csv(index=False).encode()

@@ -29,7 +29,7 @@ class OnnxClassifier(Classifier):
     def _probs(self, texts, bs):
         store = self.tokenizer.encode(self.cleaner.apply(texts), self.max_len)
         order = np.argsort(store.lengths, kind='stable')
-        res = np.empty((len(texts), len(self.labels)), np.float32)
+        res = np.empty((len(texts), len(self.columns)), np.float32)
         for start in range(0, len(order), bs):
             rows = order[start:start+bs]
             res[rows] = self._logits([store[i] for i in rows], store.lengths[rows])
@@ -41,7 +41,7 @@ class OnnxClassifier(Classifier):
         for row,tweet in zip(ids, tweets): row[:len(tweet)] = tweet
         given = {'ids': ids, 'lengths': lengths.astype(np.int64)}
         logits = self.session.run(None, {o.name: given[o.name] for o in self.session.get_inputs()})[0]
-        if self.problem_type == 'regression': return logits
+        if self.numbers: return logits
         if self.multilabel: return 1/(1 + np.exp(-logits))
         odds = np.exp(logits - logits.max(1, keepdims=True))
         return odds/odds.sum(1, keepdims=True)
@@ -118,17 +118,15 @@ def _load_published(folder, device):
     from tweetnb.text.tokens import TweetTokenizer
     tokenizer = TweetTokenizer.pretrained(folder)
     model = load_hf_classifier(folder, len(tokenizer), tokenizer.pad_id)
-    if model.problem_type == 'regression':
-        remedy = 'Choose a model with labels.'
-        raise TweetnbError(f'its problem type is {model.problem_type}', path=folder, remedy=remedy)
     limits = [o for o in (tokenizer.max_len, model.limit()) if o]
-    res = NetworkClassifier(model, tokenizer, None, model.labels, min(limits, default=None), device=device)
+    labels = ['number'] if model.problem_type == 'regression' else model.labels
+    res = NetworkClassifier(model, tokenizer, None, labels, min(limits, default=None), device=device)
     res.problem_type,res.path = model.problem_type, folder
     return res
 
 # %% ../../nbs/30_bundle.ipynb #045d9b80
 _again = 'Take a fresh copy of the bundle.'
-_not_chosen = 'temperature', 'thresholds' # What a manifest has beside a `Decision`
+_not_chosen = 'temperature', 'thresholds', 'scale' # What a manifest has beside a `Decision`
 
 def _temperature(decisions):
     "The temperature in a manifest; 1 if there is none"
@@ -154,12 +152,18 @@ def _check_answers(classifier):
     what = ', '.join(f'{k} {a} → {b}' for k,(a,b) in changed.items())
     warnings.warn(f'{classifier.path}: its probabilities differ by up to {difference:.2f} from those it was saved '
                   f'with. Changed since: {what}. See: tweetnb doctor {classifier.path}', stacklevel=3)
+def _scale(decisions):
+    "Shift and factor of numbers in a manifest; 0 and 1 if there are none"
+    mean,deviation = map(float, decisions.get('scale', Classifier.scale))
+    if np.isfinite(mean) and 0 < deviation < np.inf: return mean, deviation
+    raise TweetnbError(f'the scale is {mean}, {deviation}')
+
 def _thresholds(decisions, n):
     "The thresholds in a manifest, one for each label; `None` if there are none"
     if 'thresholds' not in decisions: return None
     found = np.array(decisions['thresholds'], dtype=float)
     if found.shape == (n,) and np.isfinite(found).all(): return found
-    raise TweetnbError(f'{len(found)} thresholds do not fit {n} labels')
+    raise TweetnbError(f'{found.size} thresholds where {n} are needed')
 
 def load(
     folder:str|Path, # A bundle or a published Hugging Face classifier: its folder, or its name such as 'ada/moods'
@@ -181,7 +185,8 @@ def load(
         res.problem_type = info.get('problem_type', res.problem_type)
         decisions = info.get('decisions', {})
         res.temperature = _temperature(decisions)
-        res.thresholds = _thresholds(decisions, len(res.labels))
+        res.scale = _scale(decisions)
+        res.thresholds = _thresholds(decisions, len(res.labels) - (res.problem_type == 'ordinal'))
         if set(decisions) - {*_not_chosen}: res.decision = Decision.from_dict(decisions, len(res.labels))
     except TweetnbError as e:
         if e.path is not None: raise

@@ -324,7 +324,7 @@ def make_server(
     fastapi = _import_fastapi()
     if not isinstance(classifier, Classifier): classifier = load(classifier, device)
     if api_key is None: api_key = os.environ.get('TWEETNB_API_KEY', '')
-    def predict(texts): return classifier.predict_proba(texts).to_numpy()
+    def predict(texts): return classifier.outputs(texts).to_numpy()
 
     @asynccontextmanager
     async def lifespan(app):
@@ -368,7 +368,8 @@ def _schemas(max_texts, max_chars):
         label: str|int|float|bool|list[str]
         confidence: float|None = None
         set: list[str]|None = None
-        probabilities: dict[str, float]
+        number: float|None = None
+        probabilities: dict[str, float]|None = None
     class Predictions(BaseModel): predictions: list[Prediction]
     class LabelScore(BaseModel):
         label: str
@@ -396,7 +397,10 @@ def _error_handlers(fastapi):
 
 # %% ../../nbs/33_serve.ipynb #3e8eafdd
 def _prediction(classifier, row):
-    "One prediction as JSON; of several labels a tweet, a list of those that reach their thresholds"
+    "One prediction as JSON; of several labels a tweet, a list of those that reach their thresholds; of numbers no more"
+    if classifier.numbers:
+        answer, = classifier.decide(pd.DataFrame(row[None].round(6), columns=['number'])).to_dict('records')
+        return answer
     labels,probs = classifier.labels,row.astype(float).round(6).tolist()
     named = dict(probabilities=dict(zip(map(str, labels), probs)))
     if classifier.multilabel:
@@ -429,7 +433,7 @@ def _make_router(fastapi, state, schemas, has_key):
     from starlette.responses import JSONResponse, PlainTextResponse
     from fastapi.security import HTTPBearer
     Tweets,Inputs,Predictions,LabelScores,Problem = schemas
-    labels = state.classifier.labels
+    labels,columns = state.classifier.labels, state.classifier.columns
     refusals = {code: dict(model=Problem, description=text) for code,text in _responses.items()}
     key = [fastapi.Depends(HTTPBearer(auto_error=False))] if has_key else []          # for the schema alone
     router = fastapi.APIRouter()
@@ -445,7 +449,7 @@ def _make_router(fastapi, state, schemas, has_key):
         "Return labels and scores in the shape of Hugging Face's inference endpoints, the best first"
         texts = [request.inputs] if isinstance(request.inputs, str) else request.inputs
         rows = await state.batcher(texts)
-        return JSONResponse([_label_scores(labels, row, request.parameters.top_k) for row in rows])
+        return JSONResponse([_label_scores(columns, row, request.parameters.top_k) for row in rows])
 
     @router.get('/health', responses={503: dict(description='Stopping')})
     async def health():

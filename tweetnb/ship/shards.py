@@ -92,7 +92,8 @@ class _PartWriter:
         with atomic_path(path) as tmp:
             if self.suffix == '.parquet': pq.write_table(table, tmp)
             else: pa_csv.write_csv(table, tmp, pa_csv.WriteOptions(include_header=False))
-        counts = Counter(map(str, table['label'].to_pylist()))
+        numbers = pa.types.is_floating(table['label'].type)
+        counts = {'a number': len(table)} if numbers else Counter(map(str, table['label'].to_pylist()))
         size,columns = path.stat().st_size, table.column_names
         entry = dict(name=path.name, rows=len(table), bytes=size, labels=counts, columns=columns)
         _write_json(entry, self.work/'done'/f'{number}.json')

@@ -9,6 +9,7 @@ __all__ = ['trained_labels', 'label_numbers', 'TweetDataset', 'TweetDL', 'TweetT
 # %% ../../nbs/15_block.ipynb #6a504e84
 import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -16,15 +17,16 @@ import torch
 from fastai.data.block import TransformBlock
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import ColReader, DisplayedTransform
-from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
-from fastai.torch_core import display_df, to_detach, to_device
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat, MSELossFlat
+from fastai.torch_core import TensorCategory, TitledStr, display_df, to_detach, to_device
 from fastcore.basics import detuplify, patch
+from fastcore.foundation import L
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner
 from ..data.read import read_tweets
 from ..data.split import split_indices, split_tweets
-from ..metrics import is_multilabel, label_matrix
+from ..metrics import is_multilabel, is_numbers, is_ordinal, label_matrix, number_targets, target_scale
 from .batches import BucketSampler, find_widths, pad_rows
 from .tokens import TokenStore, TweetTokenizer
 
@@ -36,8 +38,18 @@ def _python_values(values):
 # %% ../../nbs/15_block.ipynb #55813085
 def trained_labels(
     df:pd.DataFrame # Training rows, with `label`
-) -> list: # The labels that occur, in category order
-    "List the labels to learn, of one or several a tweet; fewer than two are a `TweetnbError`"
+) -> list: # Those that occur, in category order; of ordered labels, all
+    "List the labels to learn, `['number']` for numbers; fewer than two labels or numbers are a `TweetnbError`"
+    numbers = is_numbers(df['label'])
+    if not numbers and not is_ordinal(df['label']): return _occurring_labels(df)
+    found = df['label'].dropna().unique()
+    if len(found) < 2:
+        what = f'only the value {found[0]}' if len(found) else 'no labels'
+        raise TweetnbError(f'the training tweets have {what}', remedy='There is nothing to learn from a constant.')
+    return ['number'] if numbers else df['label'].cat.categories.tolist()
+
+def _occurring_labels(df):
+    "The labels that occur, in category order, of one or several a tweet; at least two"
     categories = df['label'].explode().astype('category').cat.remove_unused_categories().cat.categories
     labels = categories.tolist()
     if len(labels) < 2:
@@ -48,9 +60,11 @@ def trained_labels(
 # %% ../../nbs/15_block.ipynb #468156ac
 def label_numbers(
     values:Iterable, # Labels, list, array or Series; tuples of them for several a tweet
-    labels:list # The trained labels, by number
-) -> np.ndarray: # int64 [values], -100 for a missing label or one that is not in `labels`; or float32 [values, labels]
-    "Convert labels to numbers, or to zeros and ones where a tweet has several"
+    labels:list, # The trained labels, by number
+    scale:tuple|None=None # Of numbers and ordered labels: mean and deviation of those in training
+) -> np.ndarray: # int64 [values], -100 for one that `labels` lacks; or float32 [values, labels] or [values]
+    "Convert labels to numbers, to zeros and ones where a tweet has several, to standardised targets with a scale"
+    if scale: return ((number_targets(values, labels) - scale[0])/scale[1]).astype(np.float32)
     if is_multilabel(values): return label_matrix(values, labels).astype(np.float32)
     values = pd.Series(values)
     numbers = pd.Index(labels).get_indexer(values)
@@ -61,25 +75,33 @@ def label_numbers(
     return np.where(numbers < 0, -100, numbers)
 
 # %% ../../nbs/15_block.ipynb #f6708652
+class _Labels(list):
+    "Labels by number; fastai asks for the number of each"
+    @property
+    def o2i(self) -> dict: return {label: i for i,label in enumerate(self)}
+
 class TweetDataset:
     "Tokenized tweets with their labels, and the means to treat new tweets alike"
     n_inp = 2
     def __init__(self,
         texts:list[str]|None, # Cleaned texts; None if `store` already holds the tokens
-        y:Sequence[int]|None, # Label numbers, int [n], -100 for none; or float [n, labels]; None: unlabelled
+        y:Sequence[int]|None, # Label numbers, int [n], -100 for none; or float, [n, labels] or [n]; None: unlabelled
         labels:Sequence, # The trained labels, by number
         tokenizer:TweetTokenizer, # Turns texts into ids
         cleaner:Cleaner|None=None, # Cleans new texts
         max_len:int|None=None, # Longer tweets are cut to this many tokens
         store:TokenStore|None=None, # The tokens (default: encode `texts`)
-        columns:tuple[str,str]=('text', 'label') # Text and label column in a table of new tweets
+        columns:tuple[str,str]=('text', 'label'), # Text and label column in a table of new tweets
+        scale:tuple|None=None # Of numbers and ordered labels: mean and deviation, with which `y` is standardised
     ):
+        self.scale = scale
         self.store = store if store is not None else tokenizer.encode(texts, max_len=max_len)
-        self.texts,self.labels,self.tokenizer = texts,_python_values(labels),tokenizer
+        self.texts,self.labels,self.tokenizer = texts,_Labels(_python_values(labels)),tokenizer
         self.cleaner,self.max_len,self.columns = cleaner or Cleaner([]),max_len,columns
         self.y = None if y is None else torch.as_tensor(np.asarray(y))
-        if y is not None and self.y.ndim == 1: self.y = self.y.long()
-        self.loss_func = BCEWithLogitsLossFlat() if self.multilabel else CrossEntropyLossFlat()
+        if y is not None and self.y.ndim == 1: self.y = self.y.float() if scale else self.y.long()
+        if scale: self.loss_func = MSELossFlat()
+        else: self.loss_func = BCEWithLogitsLossFlat() if self.multilabel else CrossEntropyLossFlat()
 
     @property
     def multilabel(self) -> bool:
@@ -87,14 +109,27 @@ class TweetDataset:
         return self.y is not None and self.y.ndim == 2
 
     @property
+    def problem_type(self) -> str:
+        "Hugging Face's name of what is learnt, or 'ordinal'"
+        if self.scale: return 'regression' if list(self.labels) == ['number'] else 'ordinal'
+        return 'multi_label_classification' if self.multilabel else 'single_label_classification'
+
+    @property
     def vocab(self) -> list:
         "Tokens and labels by number, as in fastai"
         return [self.tokenizer.vocab, self.labels]
 
     @property
+    def items(self) -> pd.DataFrame:
+        "Texts and labels, for fastai's `Interpretation`"
+        y = [None]*len(self) if self.y is None else [self.label_of(o) for o in self.y]
+        texts = [self.tokenizer.decode(o) for o in self.store] if self.texts is None else self.texts
+        return pd.DataFrame(dict(zip(self.columns, (texts, y))))
+
+    @property
     def c(self) -> int:
-        "Number of labels"
-        return len(self.labels)
+        "Number of labels, or 1 for a number"
+        return 1 if self.scale else len(self.labels)
 
     def __len__(self): return len(self.store)
     def __getitem__(self, i):
@@ -108,7 +143,8 @@ def _column_values(tl, default):
     if isinstance(tl.items, pd.DataFrame) and isinstance(reader, ColReader):
         name = reader.cols[0]
         return tl.items[name].tolist(), name
-    return [reader(o) for o in tl.items], default
+    rows = tl.items if not isinstance(tl.items, pd.DataFrame) else (row for _,row in tl.items.iterrows())
+    return [reader(o) for o in rows], default
 
 def _raw_columns(dsets):
     "Texts and labels of fastai `Datasets`, before their transforms, and the names of their columns"
@@ -133,8 +169,9 @@ def like(self:TweetDataset,
         texts,labels = items[text_col],items.get(label_col)
     else: texts = list(items)
     texts = self.cleaner.apply([str(o) for o in texts])
-    y = None if labels is None else label_numbers(labels, self.labels)
-    return TweetDataset(texts, y, self.labels, self.tokenizer, self.cleaner, self.max_len, columns=self.columns)
+    y = None if labels is None else label_numbers(labels, self.labels, self.scale)
+    known = dict(columns=self.columns, scale=self.scale)
+    return TweetDataset(texts, y, self.labels, self.tokenizer, self.cleaner, self.max_len, **known)
 
 @patch
 def new_empty(self:TweetDataset) -> TweetDataset:
@@ -163,7 +200,7 @@ class TweetDL(TfmdDL):
         if not isinstance(dataset, TweetDataset): dataset = _from_datasets(dataset)
         if (stratify or balance) and dataset.y is None:
             raise TweetnbError('stratified or balanced batches need labels')
-        if (stratify or balance) and dataset.multilabel:
+        if (stratify or balance) and dataset.problem_type != 'single_label_classification':
             raise TweetnbError('stratified or balanced batches are for one label a tweet', remedy='Leave them out.')
         self.settings = dict(widths=widths, stratify=stratify, balance=balance, remainder=remainder, seed=seed,
                              rank=rank, world_size=world_size, gathered=gathered)
@@ -191,7 +228,7 @@ class TweetDL(TfmdDL):
         ids,lengths = pad_rows(ds.store, rows, width, ds.tokenizer.pad_id)
         if ds.y is None: return ids, lengths
         y = ds.y[rows]
-        if not ds.multilabel: y[n:] = -100                     # of several labels, those of a repeated tweet stay
+        if not y.is_floating_point(): y[n:] = -100             # others of a repeated tweet stay
         return ids, lengths, y
 
 # %% ../../nbs/15_block.ipynb #96f694d7
@@ -295,14 +332,20 @@ def decode_batch(self:TweetDL,
     "Decode tweets and labels"
     ids,lengths,*y = [o.cpu() for o in b]
     n = min(max_n, len(ids))
-    labels = [self._label(o) for o in y[0][:n]] if y else [None]*n
+    labels = [self.dataset.label_of(o) for o in y[0][:n]] if y else [None]*n
     texts = [self.dataset.tokenizer.decode(ids[i,:lengths[i]]) for i in range(n)]
     return list(zip(texts, lengths[:n].tolist(), labels))
 
 @patch
-def _label(self:TweetDL, y):
-    "The label with a number, or the labels with a 1"
-    names = self.dataset.labels
+def label_of(self:TweetDataset,
+    y # One label number, a row of zeros and ones, or a standardised number
+) -> object: # `None` for a label that was not trained
+    "Name the label with a number, the labels with a 1, or the number or ordered label of a target"
+    names,scale = self.labels, self.scale
+    if scale:
+        number = scale[0] + scale[1]*float(y)
+        if self.problem_type == 'regression': return round(number, 4)
+        return names[int(np.clip(round(number), 0, len(names) - 1))]
     if y.ndim: return tuple(names[i] for i in y.nonzero()[:,0])
     return names[int(y)] if y >= 0 else None
 
@@ -328,6 +371,14 @@ def show_results(self:TweetDL,
     inputs = b[:self.n_inp]
     predicted = [label for _,_,label in self.decode_batch((*inputs, detuplify(out)), max_n)]
     display_df(table.assign(predicted=predicted))
+
+@patch
+def _pre_show_batch(self:TweetDL, b, max_n=9):
+    "What fastai's `plot_top_losses` shows of a batch: text, true and predicted label"
+    import fastai.text.learner                             # which knows how to show texts
+    from fastai.text.data import TensorText
+    rows = [[TitledStr(o) for o in (text, label, label)] for text,_,label in self.decode_batch(b, max_n)]
+    return TensorText(b[0]), TensorCategory(b[-1]), L(map(tuple, rows))
 
 # %% ../../nbs/15_block.ipynb #4dc80aa9
 class TweetTransform(DisplayedTransform):
@@ -369,10 +420,12 @@ def _from_datasets(dsets):
         remedy = 'Use DataBlock(blocks=(TweetBlock(), CategoryBlock), …).'
         raise TweetnbError('the first block is not a TweetBlock', remedy=remedy)
     texts,y,columns = _raw_columns(dsets)
-    labels = [] if y is None else _python_values(dsets.tls[1].vocab)
-    y = None if y is None else label_numbers(y, labels)
+    vocab = None if y is None else getattr(dsets.tls[1], 'vocab', None)
+    scale = (0., 1.) if y is not None and vocab is None else None          # a RegressionBlock, whose numbers stay
+    labels = ['number'] if scale else [] if y is None else _python_values(vocab)
+    y = None if y is None else label_numbers(y, labels, scale)
     texts = tfm.cleaner.apply([str(o) for o in texts])
-    return TweetDataset(texts, y, labels, tfm.tokenizer, tfm.cleaner, tfm.max_len, columns=columns)
+    return TweetDataset(texts, y, labels, tfm.tokenizer, tfm.cleaner, tfm.max_len, columns=columns, scale=scale)
 
 # %% ../../nbs/15_block.ipynb #4c0e564c
 def widths_for(
@@ -443,8 +496,9 @@ class TweetDataLoaders(DataLoaders):
         labels = trained_labels(parts[0])
         texts = [(cleaner or Cleaner([])).apply(part['text'].tolist()) for part in parts]
         if tokenizer is None: tokenizer = TweetTokenizer.word(texts[0], min_freq=min_freq, max_vocab=max_vocab)
-        numbers = [label_numbers(part['label'], labels) for part in parts]
-        train,valid = [TweetDataset(t, y, labels, tokenizer, cleaner, max_len, columns=columns)
+        scale = target_scale(parts[0]['label'], labels)
+        numbers = [label_numbers(part['label'], labels, scale) for part in parts]
+        train,valid = [TweetDataset(t, y, labels, tokenizer, cleaner, max_len, columns=columns, scale=scale)
                        for t,y in zip(texts, numbers)]
         return cls.from_store(train, valid, bs, val_bs, n_widths, widths, path, device, remainder=remainder, seed=seed,
                               stratify=stratify, balance=balance, drop_last=drop_last)
@@ -473,7 +527,20 @@ def from_csv(cls:TweetDataLoaders,
     **kwargs # Parameters of `TweetDataLoaders.from_df`
 ) -> TweetDataLoaders:
     "Make loaders from a file"
+    in_folder = isinstance(path, (str, os.PathLike)) and isinstance(text_col, str) and (Path(path)/text_col).is_file()
+    if in_folder: path,text_col = Path(path)/text_col, None                # fastai's from_csv(path, 'tweets.csv')
     return cls.from_df(read_tweets(path, text=text_col, label=label_col or True), **kwargs)
+
+@patch(cls_method=True)
+def from_folder(cls:TweetDataLoaders,
+    path, # A folder with a folder of text files for each label, perhaps within `train` and `test`
+    valid:str='valid', # The split to validate on, such as 'test'; without it, a share is held out
+    **kwargs # Parameters of `TweetDataLoaders.from_df`
+) -> TweetDataLoaders:
+    "Make loaders from a folder per label"
+    df = read_tweets(path, label=True)
+    if 'split' in df: df = df.assign(split=df['split'].replace({valid: 'valid', '': 'train'}))
+    return cls.from_df(df, **kwargs)
 
 @patch(cls_method=True)
 def from_hf(cls:TweetDataLoaders,

@@ -25,7 +25,7 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import Scores, best_thresholds, majority_score
+from ..metrics import NumberScores, Scores, as_numbers, is_numbers, is_ordinal, majority_score, with_problem
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
@@ -68,6 +68,7 @@ class Config:
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
+    problem_type:str|None = None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the column tells
 
 # %% ../../nbs/50_fit.ipynb #4986b1f7
 _defaults = {
@@ -244,9 +245,9 @@ class TrainResult:
 
     def probs(self,
         split:str # 'train', 'valid' or 'test'
-    ) -> pd.DataFrame: # float [tweets, labels]
-        "Return the classifier's probabilities for a split, computed once"
-        if split not in self._probs: self._probs[split] = self.classifier.predict_proba(self.rows(split))
+    ) -> pd.DataFrame: # float [tweets, labels], or a column `number`
+        "Return the classifier's probabilities, or numbers, for a split, computed once"
+        if split not in self._probs: self._probs[split] = self.classifier.outputs(self.rows(split))
         return self._probs[split]
 
     @property
@@ -345,6 +346,9 @@ def fit(
     makers = dict(label='Read it with read_tweets(…, label=True).', split='Make one with split_tweets(df).')
     for name,remedy in makers.items():
         if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=remedy)
+    df = with_problem(df, config.problem_type)
+    if config.class_weight and (is_numbers(df['label']) or is_ordinal(df['label'])):
+        raise TweetnbError('numbers have no class_weight', remedy='Leave it out: every tweet counts the same.')
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
     start = time.perf_counter()
     rows = _training_rows(config, df, seed)
@@ -356,8 +360,8 @@ def fit(
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
     result = TrainResult(config, seed, classifier, df, seconds, history, learn)
-    if classifier.multilabel:
-        classifier.thresholds = best_thresholds(result.probs('valid'), result.rows('valid')['label'])
+    if classifier.multilabel or classifier.numbers:
+        classifier.choose(result.probs('valid'), result.rows('valid')['label'])
     return result
 
 def _fit_ngram(config, df, seed):
@@ -396,13 +400,20 @@ def _fit_network(config, df, seed, cbs, device, quiet, head):
 def baselines(self:TrainResult) -> pd.DataFrame: # `accuracy`, `macro_f1` and `seconds`, a row per classifier
     "Compare with the commonest label and with TF-IDF on the last held-out split"
     split = self.splits[-1]
-    majority = majority_score(self.rows('train')['label'], self.rows(split)['label'])
-    rows = {'always the commonest label': dict(accuracy=majority)}
+    train,true = (self.rows(o)['label'] for o in ('train', split))
+    metrics = 'accuracy', 'macro_f1'
+    if is_numbers(true):
+        metrics = 'pearson', 'mae'
+        constant = NumberScores(true, np.full(len(true), as_numbers(train).mean()))
+        rows = {'always the mean': {o: constant.metrics[o] for o in metrics}}
+    else: rows = {'always the commonest label': dict(accuracy=majority_score(train, true))}
+    if is_ordinal(true): metrics = 'accuracy', 'macro_mae', 'kappa'
     others = [] if self.config.model == 'tfidf' else [default_config('tfidf', cleaner=self.config.cleaner)]
     for o in [*(fit(config, self.df, self.seed) for config in others), self]:
         scores = o.scores[split]
         name = 'TF-IDF' if o is not self else self.config.model
-        rows[name] = dict(accuracy=scores.accuracy, macro_f1=scores.macro_f1, seconds=o.seconds)
+        found = {'accuracy': scores.accuracy, **scores.metrics} if 'accuracy' in metrics else scores.metrics
+        rows[name] = dict({o: found[o] for o in metrics}, seconds=o.seconds)
     return pd.DataFrame.from_dict(rows, orient='index')
 
 # %% ../../nbs/50_fit.ipynb #f633d29a
@@ -448,7 +459,7 @@ class Folds:
         return self.ensemble.score(self.df['label'][inside], self.probs[inside])
 
     def __repr__(self):
-        return f'{len(self.ensemble.members)} models, accuracy {self.scores.accuracy:.3f} on unseen folds'
+        return f'{len(self.ensemble.members)} models on unseen folds: {self.scores}'
 
 # %% ../../nbs/50_fit.ipynb #dde266c7
 def _claim(folder, df, config):
@@ -487,7 +498,7 @@ def fit_folds(
         held_out = used['fold'] == fold
         table = used.assign(split=np.where(held_out, 'valid', 'train'))
         models = [_fit_or_load(config, table, folder/f'fold{fold}-seed{seed}', seed) for seed in seeds]
-        mean = Ensemble(models).predict_proba(used[held_out])
+        mean = Ensemble(models).outputs(used[held_out])
         if probs is None: probs = pd.DataFrame(np.nan, index=df.index, columns=mean.columns)
         probs.loc[mean.index] = mean
         members += models

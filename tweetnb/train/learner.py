@@ -119,7 +119,8 @@ def tweet_learner(
     if _is_encoder(arch, pretrained): kwargs,pretrained = {**kwargs, 'pretrained': pretrained}, None
     source = None if pretrained is None else Pretrained.of(pretrained)
     run = _runner_for(device if dls.device is None else dls.device)
-    if metrics is None: metrics = tweet_metrics(multilabel=dls.train_ds.multilabel)
+    ds = dls.train_ds
+    if metrics is None: metrics = tweet_metrics(multilabel=ds.multilabel, numbers=ds.scale is not None)
     model = _make_model(dls, arch, source, kwargs)
     if run: dls,model,cbs = run.place(dls), run.prepare(model), [*listify(cbs), *run.cbs()]
     elif dls.device is None: dls.to(torch.device('cpu'))
@@ -140,10 +141,10 @@ def _is_encoder(arch, pretrained):
 
 def _make_model(dls, arch, source, params):
     "Create the model for some loaders, and load what another has learnt"
-    tokens,labels = dls.vocab
+    tokens = dls.vocab[0]
     settings = source.settings(arch) if source else {}
     arch = arch or (source.arch if source else 'bilstm')
-    model = create_model(arch, len(tokens), len(labels), **{**settings, **params, 'pad_id': dls.tokenizer.pad_id})
+    model = create_model(arch, len(tokens), dls.train_ds.c, **{**settings, **params, 'pad_id': dls.tokenizer.pad_id})
     if source: source.load_into(model, tokens)
     if isinstance(model, HFClassifier): model.order_labels(labels)
     return model
@@ -166,6 +167,7 @@ def _label_counts(ds):
     "Count the tweets of a data set by label"
     if ds.y is None: counts = []
     elif ds.multilabel: counts = ds.y.sum(0)
+    elif ds.scale: return {'number': len(ds)}
     else: counts = np.bincount(ds.y[ds.y >= 0].numpy(), minlength=len(ds.labels))
     return {str(label): int(n) for label,n in zip(ds.labels, counts)}
 
@@ -194,7 +196,8 @@ def classifier(self:TweetLearner) -> NetworkClassifier: # Shares the learner's m
     at = 'cpu' if device.type not in ('cpu', 'cuda') else device
     res = NetworkClassifier(model, ds.tokenizer, ds.cleaner, ds.labels, ds.max_len, self.dls.train.settings['widths'],
                             info, at)
-    if ds.multilabel: res.problem_type = 'multi_label_classification'
+    res.problem_type = ds.problem_type
+    if ds.scale: res.scale = ds.scale
     return res
 
 # %% ../../nbs/44_learner.ipynb #458b1c28
@@ -202,12 +205,18 @@ def classifier(self:TweetLearner) -> NetworkClassifier: # Shares the learner's m
 def predict_proba(self:TweetLearner,
     items:list|pd.DataFrame|None=None # Texts or a table; default: the validation set
 ) -> pd.DataFrame: # float [tweets, labels], in the order of the input
-    "Return the probability of each label"
+    "Return the probability of each label; raise `TweetnbError` for numbers, which have none"
+    if self.dls.train_ds.scale is None: return _outputs(self, items)
+    raise TweetnbError('a model of numbers has no probabilities', remedy='Call classifier().predict(tweets).')
+
+def _outputs(self, items):
+    "Probabilities, or standardised numbers, as a table"
     if isinstance(items, pd.DataFrame): items = items.drop(columns='label', errors='ignore')   # no metrics for these
     dl = self.dls.valid if items is None else self.dls.test_dl(items)
     with self.no_bar(), self.no_logging(): probs = self.get_preds(dl=dl)[0]
     index = items.index if isinstance(items, pd.DataFrame) else None
-    return pd.DataFrame(probs.numpy(), columns=self.dls.labels, index=index)
+    columns = ['number'] if self.dls.train_ds.scale else self.dls.labels
+    return pd.DataFrame(probs.numpy(), columns=columns, index=index)
 
 @patch
 def scores(self:TweetLearner,
@@ -215,8 +224,12 @@ def scores(self:TweetLearner,
 ) -> Scores:
     "Score the predictions for a labelled table"
     if df is not None and 'label' not in df: raise TweetnbError("the table has no column 'label' to score with")
-    probs = self.predict_proba(df)
-    labels,valid = self.dls.labels, self.dls.valid_ds
+    probs,labels,valid = _outputs(self, df), self.dls.labels, self.dls.valid_ds
+    if valid.scale:
+        mean,deviation = valid.scale
+        true = mean + deviation*valid.y.numpy() if df is None else df['label']
+        if valid.problem_type == 'ordinal' and df is None: true = [valid.label_of(o) for o in valid.y]
+        return self.classifier().score(true, mean + deviation*probs)
     if df is not None: true = df['label']
     elif valid.multilabel: true = [tuple(np.array(labels, dtype=object)[row > 0]) for row in valid.y.numpy()]
     else: true = [labels[i] if i >= 0 else 'not in training' for i in valid.y]

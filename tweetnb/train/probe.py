@@ -13,12 +13,12 @@ import pandas as pd
 import torch
 from scipy.special import expit
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
+from sklearn.linear_model import LogisticRegression, RidgeCV
 from sklearn.model_selection import StratifiedKFold, cross_val_score
 from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
-from ..metrics import label_matrix
+from ..metrics import label_matrix, number_targets
 from ..models.classifier import as_texts
 from ..models.linear import fit_each_label
 from ..models.network import NetworkClassifier
@@ -85,6 +85,7 @@ def fit_head(
     "Fit the head of a network by logistic regression on the vectors of its encoder"
     X = encoder_vectors(network, tweets, bs)
     y = label_matrix(labels, network.labels) if network.multilabel else np.asarray(labels)
+    if network.numbers: return _fit_number(network, X, tweets, number_targets(labels, network.labels), folds)
     with threadpool_limits(1): return _fit_head(network, X, tweets, y, class_weight, seed, folds)
 
 def _fit_head(network, X, tweets, y, class_weight, seed, folds):
@@ -105,6 +106,23 @@ def _fit_head(network, X, tweets, y, class_weight, seed, folds):
         probs = expit(model.decision_function(X[inside])) if several else model.predict_proba(X[inside])
         res.loc[inside, list(model.classes_)] = probs
     return res
+
+def _fit_number(network, X, tweets, y, folds):
+    "`fit_head` for numbers, by a ridge regression whose strength leaving one out chooses"
+    (mean,scale),(middle,deviation) = (X.mean(0), X.std(0) + 1e-6), network.scale
+    X,y = (X - mean)/scale, (y - middle)/deviation
+    def fitted(X, y): return RidgeCV(np.geomspace(10, 1e5, 9)).fit(X, y)
+    model = fitted(X, y)
+    with torch.no_grad():
+        weight = torch.as_tensor(model.coef_/scale, dtype=torch.float32)
+        network.model.head.weight.copy_(weight[None])
+        network.model.head.bias.fill_(float(model.intercept_ - weight.numpy() @ mean))
+    if folds is None: return None
+    given = np.empty(len(y))
+    for fold in np.unique(folds):
+        inside = folds == fold
+        given[inside] = fitted(X[~inside], y[~inside]).predict(X[inside])
+    return pd.DataFrame({'number': middle + deviation*given}, index=as_texts(tweets).index)
 
 def _set_head(network, fitted, mean, scale):
     "Write the weights of a logistic regression on standardised features into the head"
