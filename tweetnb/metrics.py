@@ -406,6 +406,8 @@ def _correlation(a, b):
     size = np.sqrt((a @ a)*(b @ b))
     return a @ b/size if size > 1e-12 else 0.
 
+def _ranks(x): return pd.Series(x).rank().to_numpy()
+
 def _number_metrics(true, pred):
     "The metrics of numbers, float [tweets] each"
     off,spread = true - pred, true.var()

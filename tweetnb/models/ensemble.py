@@ -11,7 +11,6 @@ import json, shutil
 import numpy as np
 import pandas as pd
 
-from scipy.optimize import nnls
 
 from ..core import TweetnbError
 from ..metrics import is_multilabel, label_matrix, label_numbers, number_targets
@@ -49,6 +48,7 @@ def number_weights(
 ) -> np.ndarray: # float [members], not negative, adding up to 1
     "Find the weights of a mean of numbers with the least squared error"
     sure = 1e3*np.abs(given).max()
+    from scipy.optimize import nnls
     weights = nnls(np.vstack([given, np.full(given.shape[1], sure)]), np.append(true, sure))[0]
     return weights/weights.sum()
 
