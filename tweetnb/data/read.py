@@ -704,7 +704,7 @@ def _shards(path):
 def _label_names(names):
     "Names of labels as {label: name}, also from `'0=negative,4=positive'` or, in their order, `'bad,good'`"
     if isinstance(names, str) and '=' in names: names = dict(o.partition('=')[::2] for o in names.split(','))
-    elif isinstance(names, str): names = names.split(',')
+    elif isinstance(names, str): names = names.split(',') if ',' in names else {names: ''}
     if isinstance(names, (list, tuple)): names = dict(zip(names, names))
     found = {str(k).strip(): str(v).strip() for k,v in (names or {}).items()}
     for label,name in found.items():
