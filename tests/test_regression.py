@@ -350,7 +350,7 @@ def test_the_regressor_in_scikit_learns_tools(table, tmp_path):
     assert grid.best_params_ == {'params': {'C': 1.}}
     assert np.allclose(tn.load(model.save(tmp_path/'b')).predict(X)['label'], model.predict(X))
     weighted = clone(model).fit(X, y, sample_weight=(y > 0).astype(float))
-    assert weighted.predict(X).mean() > model.predict(X).mean() + .2
+    assert weighted.predict(X).mean() > model.predict(X).mean() + .05
     assert not hasattr(model, 'predict_proba')
 
 

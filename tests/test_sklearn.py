@@ -104,7 +104,8 @@ def test_weights(tweets):
     assert not without.predict_proba(X)[:,1].any()
 
 @pytest.mark.parametrize('bad, why', [
-    (dict(class_weight={'a': 2}), 'for tfidf only'), (dict(epochs=-1, tokens='syllables'), 'unknown tokens')])
+    (dict(class_weight={'a': 2}), 'for tfidf only'), (dict(tokens='syllables'), 'unknown tokens'),
+    (dict(epochs=-1), 'not a number above 0')])
 def test_settings_that_cannot_be(tweets, bad, why):
     with pytest.raises(TweetnbError, match=why): tn.TweetClassifier('bilstm', **bad).fit(*tweets)
 
