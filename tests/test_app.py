@@ -47,11 +47,11 @@ def home(tmp_path_factory):
 def address(home):
     "`run_app` in a process of its own, over a bundle that takes its time with tweets that ask for it"
     code = ("import sys, time; from tweetnb.ship.app import run_app; from tweetnb.models.classifier import Classifier\n"
-            "real = Classifier.predict_proba\n"
+            "real = Classifier.outputs\n"
             "def slow(self, texts, bs=256):\n"
             "    time.sleep(.25*any('take your time' in o for o in texts))\n"
             "    return real(self, texts, bs)\n"
-            "Classifier.predict_proba = slow\n"
+            "Classifier.outputs = slow\n"
             "run_app(sys.argv[1], port=0, max_mb=2, say=lambda o: print(o, flush=True))")
     it = subprocess.Popen([sys.executable, '-c', code, str(home)], env={**os.environ, 'OMP_NUM_THREADS': '1'},
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

@@ -224,7 +224,7 @@ def test_api_key_and_request_ids(moods, service):
 def test_a_failing_model_is_answered_500_with_an_id(moods):
     broken = ("from tweetnb.models.classifier import Classifier\n"
               "def fail(self, texts): raise RuntimeError('secret of the house')\n"
-              "Classifier.predict_proba = fail\n")
+              "Classifier.outputs = fail\n")
     it = Service(moods, before='pass\n' + broken + 'pass')
     code, headers, said = predict(it.port, ['hello'])
     assert code == 500 and json.loads(said) == {'detail': 'the service failed on this request'}
@@ -234,8 +234,8 @@ def test_a_failing_model_is_answered_500_with_an_id(moods):
     assert status == 0 and 'secret of the house' in err                               # the log has it
 
 
-slower = ('import time; from tweetnb.models.classifier import Classifier; real = Classifier.predict_proba; '
-          'Classifier.predict_proba = lambda self, texts: (time.sleep({}), real(self, texts))[1]')
+slower = ('import time; from tweetnb.models.classifier import Classifier; real = Classifier.outputs; '
+          'Classifier.outputs = lambda self, texts: (time.sleep({}), real(self, texts))[1]')
 
 def test_a_queue_that_is_full(moods):
     slow = slower.format(.5)
