@@ -84,12 +84,13 @@ def visit(browser, address):
     def visit(**kwargs):
         settings = {'viewport': dict(width=900, height=900), 'accept_downloads': True, **kwargs}
         page = browser.new_context(**settings).new_page()
+        page.set_default_timeout(90_000)                  # on two busy cores a page takes its time
         page.elsewhere, page.dialogs = [], []
         here = address, address.replace('http', 'ws'), 'data:', 'blob:'
         page.on('request', lambda o: None if o.url.startswith(here) else page.elsewhere.append(o.url))
         page.on('dialog', lambda o: (page.dialogs.append(o.message), o.dismiss()))
         page.goto(address)
-        page.get_by_label('Tweets, one per line').wait_for(timeout=30_000)
+        page.get_by_label('Tweets, one per line').wait_for(timeout=90_000)
         pages.append(page)
         return page
     yield visit
@@ -101,7 +102,7 @@ def visit(browser, address):
 def classify(page, text):
     page.get_by_label('Tweets, one per line').fill(text)
     page.keyboard.press('Control+Enter')
-    page.locator('article').first.wait_for(timeout=30_000)
+    page.locator('article').first.wait_for(timeout=90_000)
 
 
 def hand_in(page, name, data):
@@ -112,7 +113,7 @@ def hand_in(page, name, data):
 
 
 def alert(page):
-    page.get_by_role('alert').first.wait_for(timeout=30_000)
+    page.get_by_role('alert').first.wait_for(timeout=90_000)
     return page.get_by_role('alert').first.inner_text()
 
 
@@ -128,7 +129,7 @@ def test_typing_with_the_keyboard_alone(visit, home):
     page.get_by_label('Tweets, one per line').focus()
     page.keyboard.type('what a lovely day\nthe worst bus ever')
     page.keyboard.press('Control+Enter')
-    page.locator('article').nth(1).wait_for(timeout=30_000)
+    page.locator('article').nth(1).wait_for(timeout=90_000)
     page.get_by_text('Blue words argue').wait_for()
     want = load(home/'moods').predict(['what a lovely day', 'the worst bus ever'])
     for i, card in enumerate(page.locator('article').all()):
@@ -148,7 +149,7 @@ def test_hostile_tweets_and_labels_are_text(visit):
     tweets = ['<script>window.hacked=1</script>', '<img src=x onerror="window.hacked=1">', '"\'><svg onload=alert(1)>',
               '[link](javascript:alert(1)) **bold** $x$ :red[red]', '\u202etxet desrever', 'ل مرحبا']
     classify(page, '\n'.join(tweets))
-    page.get_by_text('Blue words argue').wait_for(timeout=30_000)
+    page.get_by_text('Blue words argue').wait_for(timeout=90_000)
     assert page.locator('article > p').all_inner_texts() == tweets
     assert page.locator('article img, article script, article svg, article a').count() == 0
     assert any('<img src=x' in o for o in page.locator('.tw-row').all_inner_texts())        # the label
@@ -188,7 +189,7 @@ def test_several_files_are_compared_and_corrected(visit):
     panel.get_by_role('combobox', name='Right label').click()
     page.get_by_role('option', name='negative').click()
     panel.get_by_role('button', name='Keep').click()
-    panel.get_by_role('button', name='Save 1 correction').wait_for(timeout=30_000)
+    panel.get_by_role('button', name='Save 1 correction').wait_for(timeout=90_000)
     with page.expect_download() as it: panel.get_by_role('button', name='Save 1 correction').click()
     assert pd.read_csv(it.value.path()).values.tolist() == [['what a lovely day', 'negative']]
 
@@ -241,7 +242,7 @@ def test_a_million_characters(visit):
 def test_a_long_file_can_be_cancelled(visit):
     page = visit()
     hand_in(page, 'long.csv', ('text\n' + 'take your time\n'*20_000).encode())
-    page.get_by_text('of 20,000 tweets').wait_for(timeout=30_000)
+    page.get_by_text('of 20,000 tweets').wait_for(timeout=90_000)
     page.get_by_role('button', name='Cancel').click()
     assert 'Cancelled' in alert(page)
     got = download(page)
@@ -252,7 +253,7 @@ def test_a_long_file_can_be_cancelled(visit):
 def test_a_narrow_screen(visit):
     page = visit(viewport=dict(width=375, height=812), has_touch=True, is_mobile=True)
     classify(page, 'x'*300 + '\nwhat a lovely day ' + '😍'*80)
-    page.get_by_text('Blue words argue').wait_for(timeout=30_000)
+    page.get_by_text('Blue words argue').wait_for(timeout=90_000)
     assert page.evaluate('document.documentElement.scrollWidth') <= 375
     right = "[...document.querySelectorAll('article, article *')].map(o => o.getBoundingClientRect().right)"
     assert page.evaluate(f'Math.max(...{right})') <= 375
@@ -266,7 +267,7 @@ def test_a_narrow_screen(visit):
 def test_readable_in_both_schemes(visit, scheme):
     page = visit(color_scheme=scheme)
     classify(page, 'what a lovely day')
-    page.get_by_text('Blue words argue').wait_for(timeout=30_000)
+    page.get_by_text('Blue words argue').wait_for(timeout=90_000)
     back = page.evaluate("getComputedStyle(document.querySelector('.stApp')).backgroundColor")
     assert (luminance(back) < .1) == (scheme == 'dark')
     for where in 'article > p', '.tw-answer', '.tw-row span', '.tw-why span':
