@@ -10,19 +10,19 @@ def python(*args, **env):
     return subprocess.run([sys.executable, *map(str, args)], env={**os.environ, 'PYTHONPATH': str(root), **env},
                           capture_output=True, text=True, timeout=3000)
 
-def test_every_section_runs_and_is_right(tmp_path):
-    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 60, '--out', tmp_path/'gpu.json')
+def test_its_sections_run_and_are_right(tmp_path):
+    "The quick ones; those of two more systems, of several processes and of Trainer take minutes on a CPU"
+    some = 'machine,correctness,resume,celebrity,gru,prediction'
+    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 60, '--only', some, '--out', tmp_path/'gpu.json')
     found = json.loads((tmp_path/'gpu.json').read_text())
     assert res.returncode == 0, {k: v.get('error') for k,v in found['sections'].items()}
     sections = found['sections']
     assert found['date'] and sections['machine']['versions']['torch']
     assert sections['correctness']['largest'] == sections['resume']['difference'] == 0
-    assert sections['ddp']['backend'] == 'gloo' and sections['ddp']['steps'] == 10
-    for name in 'emoji', 'arabizi', 'celebrity', 'sentiment140', 'imdb':
-        one = sections[name]
-        assert min(one[o] for o in ('tweets_per_s', 'epoch_s', 'share_of_peak', 'peak_memory_mb')) > 0
-        assert 0 <= one['input_share'] < 1
-    assert sections['gru']['relu / tanh'] > 0 and sections['trainer']['ratio'] > 0
+    one = sections['celebrity']
+    assert min(one[o] for o in ('tweets_per_s', 'epoch_s', 'share_of_peak', 'peak_memory_mb')) > 0
+    assert 0 <= one['input_share'] < 1
+    assert sections['gru']['relu / tanh'] > 0
     assert sections['prediction']['seconds_for_a_million'] > 0
 
 def test_a_section_that_takes_too_long_is_ended_and_said(tmp_path):
