@@ -13,7 +13,8 @@ def python(*args, **env):
 def test_its_sections_run_and_are_right(tmp_path):
     "The quick ones; those of two more systems, of several processes and of Trainer take minutes on a CPU"
     some = 'machine,correctness,resume,celebrity,gru,prediction'
-    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 60, '--only', some, '--out', tmp_path/'gpu.json')
+    res = python(root/'tools'/'gpu.py', '--device', 'cpu', '--quick', '--minutes', 60, '--only', some,
+                 '--out', tmp_path/'gpu.json')
     found = json.loads((tmp_path/'gpu.json').read_text())
     assert res.returncode == 0, {k: v.get('error') for k,v in found['sections'].items()}
     sections = found['sections']
