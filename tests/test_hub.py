@@ -249,7 +249,7 @@ def test_a_head_that_hugging_face_lacks_is_said_on_the_card(tmp_path):
     folder = NetworkClassifier(model, tokenizer, None, [-1, 0, 1], device='cpu').save(tmp_path/'moods')
     assert not (folder/'config.json').exists() and "no counterpart" in (folder/'README.md').read_text()
 
-def test_several_labels_load_and_numbers_are_refused(published, tmp_path):
+def test_several_labels_load_and_several_numbers_are_refused(published, tmp_path):
     folder = tmp_path/'several'
     folder.mkdir()
     for file in published.iterdir(): (folder/file.name).write_bytes(file.read_bytes())
@@ -261,7 +261,7 @@ def test_several_labels_load_and_numbers_are_refused(published, tmp_path):
         assert {o['label']: o['score'] for o in answer} == pytest.approx(row.to_dict(), abs=1e-5)
     assert several.predict(texts)['label'].map(type).eq(tuple).all()
     (folder/'config.json').write_text(json.dumps({**config, 'problem_type': 'regression'}))
-    with pytest.raises(TweetnbError, match='regression'): tn.load(folder)
+    with pytest.raises(TweetnbError, match='regression answers 3 numbers'): tn.load(folder)
 
 def moods(n=60):
     "Tweets whose first word tells the label"

@@ -1,10 +1,13 @@
 """TF-IDF counted in whole columns is scikit-learn's, whatever the tweets are"""
+from pathlib import Path
+
 import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
-from tweetnb.models.linear import WholeTfidf, tfidf_features, vectorizers
+from tweetnb.models.linear import LinearClassifier, WholeTfidf, vectorizers
+from tweetnb.ship.bundle import load
 
 kinds = {'words': dict(ngram_range=(1, 2), token_pattern=r'\w+|[^\w\s]'),
          'characters': dict(analyzer='char_wb', ngram_range=(2, 5))}
@@ -31,6 +34,12 @@ def test_features_and_values_are_those_of_scikit_learn(kind, train, others, min_
         np.testing.assert_array_equal(ours.transform(some).toarray(), theirs.transform(some).toarray())
 
 
-def test_settings_are_those_that_bundles_were_made_with():
-    for vectorizer,kind in zip(vectorizers(tfidf_features(chars=True)), kinds.values()):
-        assert kind.items() <= vectorizer.get_params().items() and vectorizer.sublinear_tf
+def test_settings_are_those_that_bundles_were_made_with(tmp_path):
+    old = load(Path(__file__).parent/'bundles'/'0.1.0'/'tfidf')
+    new = LinearClassifier(chars=True).fit(['今日はいい', '今日はひどい']*3, ['good', 'bad']*3)
+    for model in old, load(old.save(tmp_path/'old')):       # a word is what it was, also after saving again
+        assert vectorizers(model.features)[0].token_pattern == kinds['words']['token_pattern']
+    for model in new, load(new.save(tmp_path/'new')):
+        words,inside = vectorizers(model.features)
+        assert '今' in words.vocabulary_ and kinds['characters'].items() <= inside.get_params().items()
+        assert words.sublinear_tf and inside.sublinear_tf

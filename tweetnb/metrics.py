@@ -396,10 +396,6 @@ class MultiScores(Scores):
         return f'micro-F1 {self.micro_f1:.3f}   macro-F1 {self.macro_f1:.3f}   {rest}'
 
 # %% ../nbs/01_metrics.ipynb #882ec396
-def _ranks(values):
-    from scipy.stats import rankdata                        # SciPy takes half a second, and few need it
-    return rankdata(values)
-
 def _correlation(a, b):
     "Pearson's correlation; 0 where one of the two is constant"
     a,b = a - a.mean(), b - b.mean()

@@ -138,7 +138,7 @@ def _tabulate(self:WholeTfidf):
 
 # %% ../../nbs/26_linear.ipynb #fb5441bf
 _unspaced = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
-_words = rf'[{_unspaced}]|[^\W{_unspaced}]+|[^\w\s]'
+_words = {1: r'\w+|[^\w\s]', 2: rf'[{_unspaced}]|[^\W{_unspaced}]+|[^\w\s]'}
 
 # %% ../../nbs/26_linear.ipynb #09d082cf
 def tfidf_features(
@@ -147,7 +147,7 @@ def tfidf_features(
 ) -> WholeTfidf|FeatureUnion: # Not fitted
     "Make TF-IDF features of words and word pairs, and of 2 to 5 characters if `chars`"
     settings = dict(sublinear_tf=True, min_df=min_df, dtype=np.float32)
-    words = WholeTfidf(ngram_range=(1, 2), token_pattern=_words, **settings)
+    words = WholeTfidf(ngram_range=(1, 2), token_pattern=_words[2], **settings)
     if not chars: return words
     inside = WholeTfidf(analyzer='char_wb', ngram_range=(2, 5), **settings)
     return FeatureUnion([('words', words), ('chars', inside)])
@@ -400,7 +400,9 @@ def _state(self:LinearClassifier):
     def write(folder):
         text = json.dumps(features, ensure_ascii=False)
         (folder/'features.json').write_text(text, encoding='utf-8')
-    return dict(model=dict(arch=self.arch, kind=kind), max_len=None, widths=None), arrays, write
+    known = dict(arch=self.arch, kind=kind)
+    if parts[0].token_pattern == _words[2]: known['words'] = 2
+    return dict(model=known, max_len=None, widths=None), arrays, write
 
 # %% ../../nbs/26_linear.ipynb #0a76b3af
 def _with_parts(features, parts):
@@ -408,13 +410,15 @@ def _with_parts(features, parts):
     if len(parts) == 1: return parts[0]
     return FeatureUnion([(name, part) for (name,_),part in zip(features.transformer_list, parts)])
 
-def _rebuild(arrays, kind, labels, names, cleaner):
+def _rebuild(arrays, known, labels, names, cleaner):
     "Make a fitted classifier from what was learnt"
-    if kind not in _kinds or len(names) not in (1, 2):
+    kind,words = known['kind'], known.get('words', 1)
+    if kind not in _kinds or words not in _words or len(names) not in (1, 2):
         raise TweetnbError(f'unknown kind of linear model {kind!r}', remedy='pip install -U tweetnb')
     cls,attrs = _kinds[kind]
     res = LinearClassifier(cleaner, chars=len(names) == 2)
-    parts = [type(o)(**{**o.get_params(), 'vocabulary': words}) for o,words in zip(vectorizers(res.features), names)]
+    fixed = dict(token_pattern=_words[words])
+    parts = [type(o)(**{**o.get_params(), **fixed, 'vocabulary': n}) for o,n in zip(vectorizers(res.features), names)]
     try:
         for i,part in enumerate(parts): part.idf_ = arrays[f'idf{i}']
     except ValueError as e: raise TweetnbError(f'its features do not fit ({e})') from e
@@ -433,7 +437,7 @@ def _rebuild(arrays, kind, labels, names, cleaner):
 def from_folder(cls:LinearClassifier, folder:Path, info:dict, cleaner:Cleaner, device=None) -> LinearClassifier:
     "Read what `_state` told, for any device; raise `TweetnbError` if the parts do not fit together"
     names = json.loads((folder/'features.json').read_text(encoding='utf-8'))
-    return _rebuild(load_file(folder/'model.safetensors'), info['model']['kind'], info['labels'], names, cleaner)
+    return _rebuild(load_file(folder/'model.safetensors'), info['model'], info['labels'], names, cleaner)
 
 # %% ../../nbs/26_linear.ipynb #0c2f61bf
 def _extended(old, new):

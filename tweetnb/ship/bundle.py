@@ -119,7 +119,11 @@ def _load_published(folder, device):
     tokenizer = TweetTokenizer.pretrained(folder)
     model = load_hf_classifier(folder, len(tokenizer), tokenizer.pad_id)
     limits = [o for o in (tokenizer.max_len, model.limit()) if o]
-    labels = ['number'] if model.problem_type == 'regression' else model.labels
+    numbers = model.problem_type == 'regression'
+    if numbers and len(model.labels) > 1:
+        raise TweetnbError(f'its regression answers {len(model.labels)} numbers a text', path=folder,
+                           remedy='Only one number is supported.')
+    labels = ['number'] if numbers else model.labels
     res = NetworkClassifier(model, tokenizer, None, labels, min(limits, default=None), device=device)
     res.problem_type,res.path = model.problem_type, folder
     return res

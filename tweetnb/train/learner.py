@@ -26,7 +26,6 @@ from torch import nn
 from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, bert_splitter, from_hf_state
 from ..models.network import NetworkClassifier
 from ..hardware import resolve_device
-from ..hardware import resolve_device
 from ..text.block import TweetDataLoaders
 from ..core import TweetnbError, sample_path, seed_everything
 from ..metrics import Scores, is_multilabel, label_sets, tweet_metrics
@@ -146,7 +145,7 @@ def _make_model(dls, arch, source, params):
     arch = arch or (source.arch if source else 'bilstm')
     model = create_model(arch, len(tokens), dls.train_ds.c, **{**settings, **params, 'pad_id': dls.tokenizer.pad_id})
     if source: source.load_into(model, tokens)
-    if isinstance(model, HFClassifier): model.order_labels(labels)
+    if isinstance(model, HFClassifier): model.order_labels(dls.train_ds.labels)
     return model
 
 # %% ../../nbs/44_learner.ipynb #b434e3df
