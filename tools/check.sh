@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Fail if exporting, cleaning or making the README changes anything (notebooks, modules and README are then out of step), if a
-# module imports one of a higher number, or if a line is too long.
+# module imports one of a higher number or uses a name that nothing defines, or if a line is too long.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 state() {
@@ -19,3 +19,4 @@ fi
 echo "Notebooks, modules and README are in step."
 python tools/imports.py
 python tools/style.py
+ruff check --quiet --isolated --select F821 --exclude _modidx.py tweetnb tools   # names that nothing defines

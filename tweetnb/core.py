@@ -173,7 +173,7 @@ def progress(
     desc:str|None=None, # What is being done
     total:int|None=None, # Number of items
     unit:str=' tweets', # Name of an item
-) -> 'tqdm': # Iterable, and a context manager
+): # A `tqdm`: iterable, and a context manager
     "Show a `tqdm` bar on a terminal and nothing elsewhere"
     from tqdm import tqdm
     return tqdm(it, desc=desc, total=total, unit=unit, unit_scale=True, disable=None, leave=False, file=sys.stderr)

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.ticker import MaxNLocator
 
-from ..core import BLUE, GREY, ORANGE, PLOT_STYLE, TweetnbError, plot_style
+from ..core import BLUE, GREY, ORANGE, TweetnbError, plot_style
 from .calibrate import confidence, coverage
 from ..metrics import Scores, correct, reliability
 

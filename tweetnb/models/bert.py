@@ -23,7 +23,7 @@ from ..data.clean import Cleaner
 from .layers import Pool, Recurrent, length_mask, masked_mean, use_fast_dropout
 from .recurrent import register_model
 from ..text.batches import pad_rows
-from ..text.tokens import TweetTokenizer, fetch_command, fetch_remedy, hub_reachable
+from ..text.tokens import TweetTokenizer, fetch_remedy, hub_reachable
 
 # %% ../../nbs/25_bert.ipynb #ca5a6735
 def _transformers():

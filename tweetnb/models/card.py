@@ -6,7 +6,7 @@
 __all__ = ['card_markdown']
 
 # %% ../../nbs/18_card.ipynb #0f77c6e7
-import json, re
+import re
 
 import pandas as pd
 

@@ -17,7 +17,7 @@ from ..core import TweetnbError
 from .bert import Attend, TransformerClassifier
 from .layers import length_mask
 from .ngram import NgramClassifier
-from .recurrent import GRUAttention, create_model
+from .recurrent import GRUAttention
 from ..text.tokens import TweetTokenizer
 
 # %% ../../nbs/27_gradients.ipynb #adab6bba

@@ -10,7 +10,6 @@ import os, platform, shutil, warnings
 from dataclasses import dataclass
 from pathlib import Path
 
-import pandas as pd
 
 from ..core import TweetnbError, cache_path, data_path, versions
 from ..hardware import bf16_unit, devices, resolve_name, usable_cores

@@ -22,10 +22,10 @@ from ..models.classifier import Classifier
 from ..models.folder import update_bundle
 from ..models.network import NetworkClassifier
 from .bundle import load
-from ..core import TweetnbError, atomic_path, sample_path
+from ..core import TweetnbError, atomic_path
 from torch.nn.modules.rnn import GRU, LSTM, RNN
 from ..models.layers import ReluGRU, Recurrent, length_mask
-from ..models.recurrent import Pyramid, create_model
+from ..models.recurrent import Pyramid
 
 # %% ../../nbs/31_export.ipynb #b63876f0
 # ONNX has the gates in another order

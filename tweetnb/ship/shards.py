@@ -8,7 +8,6 @@ __all__ = ['BatchPredictor', 'predict_dataset', 'predict_file']
 # %% ../../nbs/37_shards.ipynb #33b48402
 import json, multiprocessing, os, shutil, signal, threading, time
 from collections import Counter, deque
-from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager

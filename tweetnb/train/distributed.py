@@ -23,7 +23,7 @@ from torch import nn
 
 from ..core import TweetnbError
 from ..hardware import usable_cores
-from .devices import CPURunner, CUDARunner, Runner, runner
+from .devices import CPURunner, CUDARunner, Runner
 
 # %% ../../nbs/47_distributed.ipynb #28e7dade
 def label_weight(

@@ -79,7 +79,7 @@ _defaults = {
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
     'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
-_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit'.split())
+_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds'.split())
 
 def default_config(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`

@@ -27,11 +27,10 @@ from ..models.bert import BertClassifier, HFClassifier, TransformerClassifier, b
 from ..models.network import NetworkClassifier
 from ..hardware import resolve_device
 from ..text.block import TweetDataLoaders
-from ..core import TweetnbError, sample_path, seed_everything
+from ..core import TweetnbError, seed_everything
 from ..metrics import Scores, is_multilabel, label_sets, tweet_metrics
 from .checkpoint import ResumableLearner
 from .devices import active_runner, device_runner
-from ..data.read import read_tweets
 from ..models.recurrent import create_model, models
 from ..text.tokens import TweetTokenizer
 

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastcore.basics import patch
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from ..core import TweetnbError

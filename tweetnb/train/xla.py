@@ -25,7 +25,7 @@ from ..core import TweetnbError
 from ..hardware import DeviceType
 from ..models.layers import MaskedBatchNorm, ReluGRU, kernels, length_mask, reverse_padded
 from ..text.block import widths_for
-from .devices import Autocast, Runner
+from .devices import Runner
 from .learner import fused_adamw
 
 # %% ../../nbs/48_xla.ipynb #cddaf196
