@@ -336,7 +336,7 @@ def drift(
 @app.command()
 def slices(
     folder:Folder, file:File, device:Device = 'auto',
-    by:Annotated[str|None, Option('--by', help='Columns whose values to compare (default: marks in the texts).')] = None,
+    by:Annotated[str|None, Option('--by', help='Columns whose values to compare (default: marks in texts).')] = None,
     wanted:Annotated[str|None, Option('--for', help='Compare also how often this label is found and given.')] = None,
     text:TextColumn = None, label:LabelColumn = None, names:Names = None, format:Format = None, limit:Limit = None):
     "Say for which parts of labelled tweets a bundle does worse: negations, lengths, authors, any groups."

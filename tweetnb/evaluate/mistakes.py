@@ -138,6 +138,12 @@ def compare_slices(
                    gap_high=gap + np.hypot(high - share, rest - rest_low), p=np.minimum(1, 2*tail))
     return pd.DataFrame(columns, index=marks.columns).sort_values('gap', kind='stable')
 
+def _of_labels(classifier):
+    "A classifier that answers with labels, loaded where it is a bundle"
+    if not isinstance(classifier, Classifier): classifier = load(classifier)
+    if classifier.problem_type != 'regression': return classifier
+    raise TweetnbError('this is for labels, not for numbers')
+
 def slices(
     classifier:Classifier|str|Path, # Or a bundle
     df:pd.DataFrame, # `text` and `label`, tweets that it was not trained on
@@ -147,7 +153,7 @@ def slices(
     least:int=20 # Tweets in a slice and outside of it
 ) -> pd.DataFrame: # As `compare_slices`, with `q` and `verdict` ('lower', 'higher' or ''); by measure and slice
     "Say in which slices of the tweets a classifier does worse or better than in the rest"
-    if not isinstance(classifier, Classifier): classifier = load(classifier)
+    classifier = _of_labels(classifier)
     if label is not None and str(label) not in map(str, classifier.labels):
         raise TweetnbError(f'no label {label!r}', remedy=f"The labels are {', '.join(map(str, classifier.labels))}.")
     _labels_of(df)
@@ -214,7 +220,7 @@ def label_errors(
     joint,likely = confident_joint(p, y)
     rows = np.arange(len(p))
     columns = dict(text=df['text'].to_numpy(), label=given, likely=probs.columns.to_numpy()[likely],
-                   margin=p[rows, likely] - p[rows, y])
+                   margin=p.max(1) - p[rows, y])
     table = pd.DataFrame(columns, index=df.index)[likely != y]
     suspects = table[table['margin'] > 0].sort_values('margin', ascending=False, kind='stable').head(n or len(table))
     names = probs.columns
@@ -307,8 +313,7 @@ def checklist(
     checks:dict=CHECKS # What must not change an answer
 ) -> Checklist:
     "Change tweets in ways that must not matter, or matter in one direction, and count the answers that do otherwise"
-    if not isinstance(classifier, Classifier): classifier = load(classifier)
-    if classifier.problem_type == 'regression': raise TweetnbError('this is for labels, not for numbers')
+    classifier = _of_labels(classifier)
     texts = as_texts(tweets)
     texts = texts.sample(min(n, len(texts)), random_state=seed).reset_index(drop=True)
     before,rows,examples = classifier.predict(texts), {}, []
@@ -323,11 +328,13 @@ def checklist(
         examples.append(pd.DataFrame({**said, 'new answer': new['label']}).loc[failed.index[failed]].head(3))
     for name,change in checks.items():
         rng = np.random.default_rng(seed)
-        run(name, 'invariance', texts, texts.map(lambda o: change(o, rng)), lambda old, new: old['label'] != new['label'])
+        changed = texts.map(lambda o: change(o, rng))
+        run(name, 'invariance', texts, changed, lambda old, new: old['label'] != new['label'])
     for name,(change,sign,least) in _directions.items() if column in before else ():
         these = texts[before['label'] == praise] if least > 0 else texts
         run(name, 'direction', these, these.map(change), lambda old, new: sign*(new[column] - old[column]) < least)
-    if not rows: raise TweetnbError(f'no check changes {least} tweets', remedy='Give more tweets, or a smaller `least`.')
+    if not rows:
+        raise TweetnbError(f'no check changes {least} tweets', remedy='Give more tweets, or a smaller `least`.')
     table = pd.DataFrame.from_dict(rows, orient='index').rename_axis('check')
     table['low'],table['high'] = wilson(table['fails'], table['tweets'])
     return Checklist(table, pd.concat(examples, ignore_index=True))
