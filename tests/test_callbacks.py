@@ -11,8 +11,8 @@ from small_learner import learner, same, table, train, weights
 from tweetnb.core import TweetnbError
 from tweetnb.evaluate.plots import plot_history
 from tweetnb.text.block import TweetDataLoaders
-from tweetnb.train.callbacks import (EvaluateEvery, MLflow, SaveHistory, Stopwatch, TensorBoard, WandB, evaluate, history,
-                                     preserve_rng, rng_state)
+from tweetnb.train.callbacks import (EvaluateEvery, MLflow, SaveHistory, Stopwatch, TensorBoard, WandB, evaluate,
+                                     history, preserve_rng, rng_state)
 from tweetnb.train.checkpoint import Checkpoint
 from tweetnb.train.learner import tweet_learner
 

@@ -133,7 +133,7 @@ def test_slices_by_plain_loops_and_published_figures():
     tails = [fisher_exact(counts, alternative=o).pvalue for o in ('less', 'greater')]
     np.testing.assert_allclose(found['p'], 2*min(tails))
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=12, deadline=None)
 @given(seed=st.integers(0, 10_000), n=st.integers(4, 60))
 def test_slices_count_every_tweet(seed, n):
     rng = np.random.default_rng(seed)
