@@ -305,6 +305,7 @@ def _for_length(config, texts):
     most = min(_longest, tokenizer.max_len or _longest)
     return replace(config, max_len=int(np.clip(np.quantile(lengths, .98), 32, most)))
 
+# %% ../nbs/56_auto.ipynb #84b42c31
 def _per_tweet(search, config):
     "Seconds that one tweet takes in training, from a few batches"
     sample = search.train.sample(min(len(search.train), 512), random_state=search.seed)
@@ -327,6 +328,7 @@ def _without_head(search, config, seconds):
     if config.probe != 'first' or _fitted_head(search, config): return config
     return replace(config, seconds=max(config.seconds - seconds, 1))
 
+# %% ../nbs/56_auto.ipynb #3dd164b2
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
@@ -359,6 +361,7 @@ def _configure(search, candidate, reserve):
         planned,reason = _planned(search, candidate, replace(config, max_len=128), reserve)
     return planned, reason
 
+# %% ../nbs/56_auto.ipynb #ac182e75
 def _answer_seconds(search, classifier):
     "Seconds that a classifier needs for the test tweets, by how long a few take"
     test = search.df[search.df['split'] == 'test']
@@ -367,6 +370,7 @@ def _answer_seconds(search, classifier):
     classifier.outputs(some)
     return (time.perf_counter() - start)*len(test)/max(len(some), 1)
 
+# %% ../nbs/56_auto.ipynb #79f3d364
 def _place(search, name): return search.checkpoints/re.sub(r'\W+', '-', name)
 
 def _keep(search, name):
@@ -395,6 +399,7 @@ def _restore(search, name):
     search.add(name, row['score'], row['seconds'], row['note'])
     return True
 
+# %% ../nbs/56_auto.ipynb #36e6e02b
 def try_candidate(
     search:Search, # What was found so far goes in and comes out
     candidate:Candidate, # What to try
