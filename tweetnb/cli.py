@@ -346,7 +346,10 @@ def slices(
     df = _read(file, text, label or True, names, format, limit)
     found = find_slices(load(folder, device), df, by and by.replace(' ', '').split(','), wanted)
     for measure,table in found.groupby('measure', sort=False):
-        print_table(table.droplevel(0).drop(columns=['p', 'rest']), measure)
+        ends = [f'{low:+.2f}…{high:+.2f}' for low,high in zip(table['gap_low'], table['gap_high'])]
+        shown = table.droplevel(0)[['tweets', 'share', 'rest', 'gap', 'q', 'verdict']]
+        shown.insert(4, '95 % of gap', ends)
+        print_table(shown, measure)
     out.print('A verdict (lower, higher): of these at most one in twenty is chance, on average.')
 
 @app.command()
@@ -361,7 +364,7 @@ def checklist(
     found = try_changes(load(folder, device), _read(file, text, False, None, format, limit), praise)
     print_table(found.table)
     for _,check,tweet,changed,old,new in found.examples.drop_duplicates('check').itertuples():
-        out.print(f'{check}: {old} → {new}\n  {tweet}\n  {changed}')
+        out.print(f'{check}: {old} → {new}', *[f'  {" ".join(o.split())}' for o in (tweet, changed)], sep='\n')
     out.print(f'\nRobustness: {found.robustness:.3f} of the answers stay as they must.')
     if keep: keep_checklist(folder, found)
 

@@ -59,7 +59,7 @@ def wilson(
     right,n = np.asarray(right, dtype=float),np.asarray(n, dtype=float)
     middle = (right + z*z/2)/(n + z*z)
     half = z/(n + z*z)*np.sqrt(np.maximum(right*(n - right)/n + z*z/4, 0))
-    return middle - half,middle + half
+    return np.maximum(middle - half, 0),np.minimum(middle + half, 1)
 
 def accuracy_by(
     group, # Group of each tweet; categories keep their order
