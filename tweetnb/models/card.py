@@ -165,7 +165,8 @@ def _card_limitations(info, name):
     if kind == 'regression': lines[0] = 'It answers with a number, whatever the text and its language.'
     golden = len(info.get('golden', {}).get('tweets', []))
     if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')
-    if info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
+    if info.get('windows'): lines.append(f"A text longer than {info['max_len']} tokens is read in overlapping windows.")
+    elif info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
     if rare: lines.append(f"Fewer than 30 test tweets, too few to judge: {', '.join(rare)}.")
     return '\n'.join(['## Limitations\n', *[f'- {o}' for o in lines]])
 
