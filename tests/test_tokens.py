@@ -157,6 +157,23 @@ def test_promises(toks, kind, texts, max_len):
         assert len(store[i]) == min(max_len, len(whole[i]))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(texts, max_size=8), st.integers(4, 9), st.integers(0, 1))
+@pytest.mark.parametrize('kind', ['word', 'pretrained'])
+def test_windows_have_every_token_and_are_full(toks, kind, texts, max_len, stride):
+    tok = toks[kind]
+    store, owner = tok.windows(texts, max_len, stride)
+    whole, n = tok.encode(texts, 10_000), len(tok.prefix) + len(tok.suffix)
+    for i in range(len(texts)):
+        body = whole[i][len(tok.prefix):len(whole[i]) - len(tok.suffix)].tolist()
+        found = [store[j][len(tok.prefix):len(store[j]) - len(tok.suffix)].tolist() for j in np.flatnonzero(owner == i)]
+        assert [len(o) for o in found] == [min(len(body), max_len - n)]*len(found)
+        step = max_len - n - stride
+        starts = [min(k*step, len(body) - len(o)) for k, o in enumerate(found)]
+        assert found == [body[a:a + len(o)] for a, o in zip(starts, found)]
+        assert starts[-1] + len(found[-1]) == len(body)
+
+
 @given(st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8), st.data())
 def test_take(lists, data):
     store = TokenStore(np.array(sum(lists, []), np.int32), np.cumsum([0, *map(len, lists)]))

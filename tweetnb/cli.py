@@ -137,7 +137,8 @@ def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
     print_scores(model, res.scores[split])
     res.save(folder)
     if res.classifier.numbers: return
-    make_profile(res.rows('train')['text'], res.rows(split)['text'], res.probs(split)).save(folder)
+    seen,fresh = res.rows('train')['text'],res.rows(split)['text']
+    make_profile(seen, fresh, res.probs(split), classifier=res.classifier).save(folder)
 
 # %% ../nbs/60_cli.ipynb #9da76a02
 @app.command()
@@ -392,7 +393,11 @@ def serve(
     cors:Annotated[list[str]|None, Option('--cors', help='Origin of pages that may ask; repeatable.')] = None):
     "Serve a bundle over HTTP: POST /predict, GET /health, /metrics, /openapi.json."
     from tweetnb.ship.serve import run_server
-    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or ())
+    watch = None
+    if (folder/'profile.safetensors').is_file():
+        from tweetnb.evaluate.drift import DriftWatch
+        watch = DriftWatch(folder)
+    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or (), watch=watch)
 
 @app.command()
 def demo(
