@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PLOT_STYLE', 'TweetnbError', 'data_path', 'cache_path', 'sample_path', 'atomic_path',
-           'seed_everything', 'fingerprint', 'versions', 'progress', 'plot_style']
+           'seed_everything', 'fingerprint', 'versions', 'progress', 'isolate', 'plot_style']
 
 # %% ../nbs/00_core.ipynb #e802512a
-import ctypes, hashlib, os, platform, random, shutil, sys, tempfile
+import ctypes, hashlib, os, platform, random, re, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -177,6 +177,15 @@ def progress(
     "Show a `tqdm` bar on a terminal and nothing elsewhere"
     from tqdm import tqdm
     return tqdm(it, desc=desc, total=total, unit=unit, unit_scale=True, disable=None, leave=False, file=sys.stderr)
+
+# %% ../nbs/00_core.ipynb #378f8b7b
+_right_to_left = re.compile('[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]')
+
+def isolate(
+    text:str # Shown among others
+) -> str: # The same with invisible marks around it if it has letters of a script from right to left
+    "Keep the direction of a text to itself"
+    return f'\u2068{text}\u2069' if _right_to_left.search(text) else text
 
 # %% ../nbs/00_core.ipynb #23489831
 BLUE,ORANGE,GREY = '#0072B2','#D55E00','#888888'
