@@ -414,3 +414,31 @@ def test_pieces_are_those_of_the_library_but_for_ties():
     theirs.train_from_iterator(lines, trainer)
     ours = TweetTokenizer.wordpiece(lines, size=4096).vocab
     assert len(ours) == 4096 and len(set(ours) & set(theirs.get_vocab())) > .98*4096
+
+
+# --- other scripts, from file to answer ------------------------------------------------------------------------------
+
+judged = {  # what is judged, well, badly
+    'Chinese': (['今天', '这部电影', '那家餐厅', '老师'], ['真好', '很棒', '太喜欢了'], ['太差', '很糟糕', '真讨厌'], ''),
+    'Japanese': (['今日は', 'この映画は', 'あの店は', '先生は'], ['最高です', '大好き', 'すばらしい'], ['最悪です', '大嫌い', 'ひどい'], ''),
+    'Thai': (['วันนี้', 'หนังเรื่องนี้', 'ร้านนั้น', 'ครู'], ['ดีมาก', 'ชอบที่สุด', 'ยอดเยี่ยม'], ['แย่มาก', 'เกลียดที่สุด', 'น่าเบื่อ'], ''),
+    'Arabic': (['اليوم', 'هذا الفيلم', 'المطعم', 'المدرسة'], ['رائع', 'جميل جدا', 'أحبه'], ['سيئ', 'ممل جدا', 'أكرهه'], ' '),
+    'Hindi': (['आज', 'यह फिल्म', 'वह दुकान', 'शिक्षक'], ['बहुत अच्छा', 'शानदार', 'पसंद है'], ['बहुत बुरा', 'घटिया', 'नफरत है'], ' ')}
+
+@pytest.mark.parametrize('script', judged)
+@pytest.mark.parametrize('model', ['tfidf', 'ngram', 'lstm'])
+def test_models_learn_every_script(script, model):
+    "Sentences that training does not have, of words that it has"
+    import pandas as pd
+    from tweetnb.train.fit import default_config, fit
+    things, good, bad, space = judged[script]
+    rows = [(f'{a}{space}{o}', label, (i + j) % 4 == 0) for label, said in (('good', good), ('bad', bad))
+            for i, a in enumerate(things) for j, o in enumerate(said)]
+    df = pd.DataFrame(rows*10, columns=['text', 'label', 'new'])
+    df['label'] = df['label'].astype('category')
+    df['split'] = np.where(df.pop('new'), 'valid', 'train')
+    small = dict(n_emb=24, n_hidden=24)
+    more = dict(lstm=dict(epochs=12, lr=1e-2, params=small), ngram=dict(epochs=8)).get(model, {})
+    made = fit(default_config(model, **more), df)
+    assert made.scores['valid'].accuracy > .8
+    if model == 'lstm': assert made.classifier.tokenizer.unknown_rate(df['text']) < .05
