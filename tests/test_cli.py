@@ -331,14 +331,15 @@ def test_labels_are_given_on_a_page(tmp_path):
     pytest.importorskip('streamlit', reason="needs the extra 'app'")
     args = 'label', sample_path('tweets_test.csv'), '--out', tmp_path/'mine.csv', '--labels', 'bad,good', '--page', '0'
     command = [sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding='utf-8') as it:
+    env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding='utf-8', env=env) as it:
         try:
             where = it.stdout.readline().split('at ')[1].split('. ')[0]
             for _ in range(100):
                 try: page = urllib.request.urlopen(where, timeout=5).read(); break
                 except OSError: time.sleep(.1)
             assert b'<title>' in page
-        finally: it.terminate()
+        finally: it.kill()
 
 
 @pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
