@@ -11,8 +11,6 @@ import ctypes, hashlib, os, platform, random, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from cycler import cycler
-
 # %% ../nbs/00_core.ipynb #dce993a6
 class TweetnbError(ValueError):
     "Invalid input, reported on one line: `path, line n: problem. remedy`"
@@ -180,7 +178,8 @@ def progress(
 
 # %% ../nbs/00_core.ipynb #23489831
 BLUE,ORANGE,GREY = '#0072B2','#D55E00','#888888'
-PLOT_STYLE = {'axes.prop_cycle': cycler(color=[BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]),
+_colors = [BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]
+PLOT_STYLE = {'axes.prop_cycle': f'cycler(color={_colors})',
               'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 9, 'axes.labelsize': 9,
               'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
               'lines.linewidth': 1.4, 'figure.constrained_layout.use': True}
