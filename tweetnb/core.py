@@ -92,7 +92,7 @@ def _make_beside(path, folder):
     return Path(name)
 
 def _fsync(path):
-    with open(path, 'rb') as f: os.fsync(f.fileno())
+    with open(path, 'rb' if os.name == 'posix' else 'r+b') as f: os.fsync(f.fileno())             # as Windows wants
 
 def _swap(a, b):
     "Swap two paths in one step; return False where the system cannot"
