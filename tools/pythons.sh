@@ -29,7 +29,7 @@ find_python() {
 
 light() {               # predicts and serves a linear bundle without PyTorch
     "$python" -m venv "$env" &&
-    "$env/bin/pip" install --quiet "$work"/light/*.whl &&
+    "$env/bin/pip" install --quiet --no-compile "$work"/light/*.whl &&
     "$env/bin/pip" check &&
     "$env/bin/python" -P "$tests/light_install.py" "$tests/bundles/0.1.0/tfidf" &&
     say "tweetnb-serve answers, $(du -sh "$env" | cut -f1)"
@@ -37,9 +37,9 @@ light() {               # predicts and serves a linear bundle without PyTorch
 
 whole() {               # the sdist, then the wheel over it; estimators, bundles, the command line, a demo
     "$python" -m venv "$env" &&
-    "$env/bin/pip" install --quiet "${TORCH:-torch}" "$work"/dist/*.tar.gz pytest hypothesis &&
+    "$env/bin/pip" install --quiet --no-compile "${TORCH:-torch}" "$work"/dist/*.tar.gz pytest hypothesis &&
     say 'the sdist is installed' &&
-    "$env/bin/pip" install --quiet --no-deps --force-reinstall "$work"/dist/*.whl &&
+    "$env/bin/pip" install --quiet --no-compile --no-deps --force-reinstall "$work"/dist/*.whl &&
     "$env/bin/pip" check &&
     (cd "$tests" && "$env/bin/python" -P -m pytest -q -p no:cacheprovider test_{sklearn,bundle,metrics,clean,linear}.py \
         test_cli.py -k 'not (test_two_processes or test_compare or test_recipe or test_demo)') &&
