@@ -2,7 +2,7 @@
 
 Runs without any development tool: CI also runs it against the installed wheel on the newest libraries.
 """
-import gzip, json, os, subprocess, sys
+import gzip, json, os, shutil, subprocess, sys
 from pathlib import Path
 
 import numpy as np
@@ -325,3 +325,15 @@ def test_help_fits_a_screen_and_completion_is_there():
     lines = {name: len(text.strip().splitlines()) for name, text in pages.items()}
     assert max(lines.values()) <= 40, lines
     assert '--install-completion' in tweetnb('-h').stdout
+
+
+@pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')
+@pytest.mark.parametrize('typed, found', [('tweetnb tr', 'train'), ('tweetnb train --mi', '--minutes')])
+def test_bash_completes_commands_and_options(typed, found):
+    bin = str(Path(sys.executable).parent)
+    words = typed.split()
+    script = (f'eval "$(tweetnb --show-completion bash)"\nCOMP_WORDS=({typed})\nCOMP_CWORD={len(words) - 1}\n'
+              '_tweetnb_completion tweetnb\necho "${COMPREPLY[@]}"')
+    env = {**os.environ, 'PATH': bin + os.pathsep + os.environ['PATH']}
+    res = subprocess.run(['bash', '-c', script], capture_output=True, text=True, env=env, timeout=120)
+    assert res.stdout.split() == [found], res.stderr

@@ -489,12 +489,13 @@ def hub_table(split, n):
     df = pd.DataFrame({'text': [f'{split} {i} is here' for i in range(n)], 'label': [i % 2 for i in range(n)]})
     return parquet(df)
 
-def test_in_the_cache_of_the_hub(server, tmp_path):
+def test_in_the_cache_of_the_hub(server, tmp_path, capsys):
     "What `datasets.load_dataset` left there: Parquet with numbers for labels"
     splits = 'train', 'test', 'unsupervised'
     snapshot(tmp_path, 'stanfordnlp/imdb', {f'plain_text/{o}-00000-of-00001.parquet': hub_table(o, 20) for o in splits})
     df = load_dataset('imdb', unlabelled=True)
     assert df.attrs['rows'] == {'train': 20, 'test': 20, 'unlabelled': 20}
+    assert 'imdb: 20 train, 20 test, 20 unlabelled; 2 of them to validate on' in capsys.readouterr().err
     assert df['label'].cat.categories.tolist() == ['negative', 'positive']
     files = {f'stance_climate/{o}-00000-of-00001.parquet': hub_table(o, 8) for o in ('train', 'validation', 'test')}
     snapshot(tmp_path, 'cardiffnlp/tweet_eval', files)

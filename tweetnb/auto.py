@@ -32,7 +32,7 @@ from .metrics import (LOWER_IS_BETTER, best_cuts, best_thresholds, default_metri
 from .models.classifier import Classifier
 from .models.ensemble import Ensemble, member_weights
 from .models.folder import check_writable
-from .models.linear import tfidf_features
+from .models.linear import LinearClassifier, tfidf_features
 from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
@@ -305,6 +305,7 @@ def _for_length(config, texts):
     most = min(_longest, tokenizer.max_len or _longest)
     return replace(config, max_len=int(np.clip(np.quantile(lengths, .98), 32, most)))
 
+# %% ../nbs/56_auto.ipynb #84b42c31
 def _per_tweet(search, config):
     "Seconds that one tweet takes in training, from a few batches"
     sample = search.train.sample(min(len(search.train), 512), random_state=search.seed)
@@ -327,6 +328,7 @@ def _without_head(search, config, seconds):
     if config.probe != 'first' or _fitted_head(search, config): return config
     return replace(config, seconds=max(config.seconds - seconds, 1))
 
+# %% ../nbs/56_auto.ipynb #3dd164b2
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
@@ -359,6 +361,7 @@ def _configure(search, candidate, reserve):
         planned,reason = _planned(search, candidate, replace(config, max_len=128), reserve)
     return planned, reason
 
+# %% ../nbs/56_auto.ipynb #ac182e75
 def _answer_seconds(search, classifier):
     "Seconds that a classifier needs for the test tweets, by how long a few take"
     test = search.df[search.df['split'] == 'test']
@@ -367,6 +370,7 @@ def _answer_seconds(search, classifier):
     classifier.outputs(some)
     return (time.perf_counter() - start)*len(test)/max(len(some), 1)
 
+# %% ../nbs/56_auto.ipynb #79f3d364
 def _place(search, name): return search.checkpoints/re.sub(r'\W+', '-', name)
 
 def _keep(search, name):
@@ -395,6 +399,7 @@ def _restore(search, name):
     search.add(name, row['score'], row['seconds'], row['note'])
     return True
 
+# %% ../nbs/56_auto.ipynb #36e6e02b
 def try_candidate(
     search:Search, # What was found so far goes in and comes out
     candidate:Candidate, # What to try
@@ -498,11 +503,15 @@ class AutoResult:
         self.seconds = time.perf_counter() - search.started
         self.versions = versions()
 
-    def __repr__(self):
+    @property
+    def value(self) -> float:
+        "The metric on the test tweets"
         thresholds = .5 if self.classifier.thresholds is None else self.classifier.thresholds
-        value = metric_value(self.metric, self.test['label'], self.probs, thresholds=thresholds)
+        return metric_value(self.metric, self.test['label'], self.probs, thresholds=thresholds)
+
+    def __repr__(self):
         return (f'{self.candidates.round(3).to_string(index=False)}\n\n{self.classifier}\n'
-                f'{self.metric} {value:.3f} on {len(self.test):,} test tweets; {self.scores}\n'
+                f'{self.metric} {self.value:.3f} on {len(self.test):,} test tweets; {self.scores}\n'
                 f'{self.tweets_per_second:,.0f} tweets/s, {self.classifier.parameters:,} parameters')
 
 @patch
@@ -531,6 +540,37 @@ def save(self:AutoResult,
     if not self.classifier.numbers: make_profile(seen['text'], self.test['text'], self.probs).save(folder)
     return Path(folder)
 
+# %% ../nbs/56_auto.ipynb #10c292fd
+def _lessons(search, teacher):
+    "Tweets with the answers of a teacher where there is time for them, and with their labels elsewhere"
+    tweets = search.df[search.df['split'] != 'test']
+    each = _answer_seconds(search, teacher)/max((search.df['split'] == 'test').sum(), 1)
+    n = int(np.clip(search.left/each, min(len(tweets), 500), len(tweets)))
+    asked = tweets.sample(n, random_state=search.seed)
+    probs = teacher.predict_proba(asked)
+    rest = tweets.drop(asked.index)
+    own = pd.DataFrame({label: (rest['label'] == label).astype(float) for label in probs})
+    return pd.concat([asked, rest]), pd.concat([probs, own])
+
+def _single(search, result):
+    "The result of one linear model taught by that of the search, with a row that says what it costs"
+    start = time.perf_counter()
+    if result.classifier.arch in ('tfidf', 'ngram'):
+        search.add('single', math.nan, 0., 'the best one is a single fast model already')
+        result.candidates = search.table
+        return result
+    tweets,probs = _lessons(search, result.classifier)
+    usual = search.found.get('TF-IDF')
+    params = usual.config.params if usual else dict(chars=True, C=2., tol=1e-3)
+    cleaner = result.classifier.cleaner if usual is None else usual.config.make_cleaner()
+    pupil = AutoResult(LinearClassifier(cleaner, seed=search.seed, **params).fit_soft(tweets, probs), search)
+    faster = pupil.tweets_per_second/result.tweets_per_second
+    cost = f'{search.metric} {pupil.value:.3f} on the test tweets, {result.value:.3f} before'
+    note = f'{cost}; {faster:,.0f} times as fast'
+    search.add('single', math.nan, time.perf_counter() - start, note)
+    pupil.candidates = search.table
+    return pupil
+
 # %% ../nbs/56_auto.ipynb #9c78db2f
 def _table(data, problem_type=None):
     "A table, or what a file holds"
@@ -550,7 +590,8 @@ def train(
     device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     show=None, # Called with each new row of the table of candidates
     checkpoints:str|Path|None=None, # Keep every trained candidate in this folder; the same call goes on from there
-    problem_type:str|None=None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
+    problem_type:str|None=None, # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
+    single:bool=False # One fast linear model, taught by the best classifier; what it costs is in the table
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
     if not (isinstance(minutes, Real) and minutes > 0):
@@ -563,7 +604,10 @@ def train(
     search = Search(df, metric, minutes, seed, device, show, checkpoints)
     even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.columns)
     search.score(even)                                      # raises for an unknown metric
+    if single and not search.plain:
+        raise TweetnbError('single=True is for one label a tweet, in no order', remedy='Leave it out.')
     reserve = min(.03*search.seconds, 30)                   # for the ensemble and the temperature
+    if single: reserve += .1*search.seconds                 # for the lessons
     try:
         if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed) if search.plain else 'tweeteval'
         some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
@@ -576,5 +620,6 @@ def train(
     if not search.found:
         raise TweetnbError('no candidate could be trained', remedy='\n'.join(o['note'] for o in search.rows))
     result = AutoResult(_calibrate(*_ensemble(search), search.valid['label']), search)
+    if single: result = _single(search, result)
     if out is not None: result.save(out)
     return result

@@ -66,6 +66,7 @@ def train(
     valid:Annotated[Path|None, Option('--valid', help='Tweets to choose on (default: part of FILE).')] = None,
     test:Annotated[Path|None, Option('--test', help='Tweets to report on (default: part of FILE).')] = None,
     pretrained:Annotated[str|None, Option('--pretrained', help='Encoder or bundle to start from.')] = None,
+    single:Annotated[bool, Option('--single', help='Of auto: one fast model, taught by the best.')] = False,
     minutes:Minutes = 10, epochs:Epochs = None, change:Changes = None, seed:Seed = 42, device:Device = 'auto',
     processes:Annotated[int, Option('--processes', min=1, help='Share every batch among processes.')] = 1,
     checkpoints:Annotated[Path|None, Option('--checkpoints', help='Keep the state here, and resume it.')] = None,
@@ -80,7 +81,7 @@ def train(
     more = {k: o for k,o in dict(valid=valid, test=test).items() if o}
     how = dict(delim=delim, problem=problem, columns=columns)
     others = {k: _read(o, text, label or True, names, format, **how) for k,o in more.items()}
-    if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints)
+    if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints, single)
     else:
         changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
         _train_one(df, others, folder, model, changes, seed, device, checkpoints)
@@ -97,7 +98,7 @@ def _print_leaks(df):
     for split,n in df.attrs.get('drop_leaks', {}).items():
         if n: out.print(f'Left out {n:,} {split} tweets, whose texts a later split has too.')
 
-def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints):
+def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints, single=False):
     "Search for the best classifier, a line per candidate"
     from tweetnb.auto import train as search
     from tweetnb.metrics import default_metric
@@ -110,7 +111,7 @@ def _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, c
         cost = f"{format_value(row['score']):>7} {row['seconds']:7.1f} s"
         out.print(f"  {row['candidate']:28} {cost}  {row['note']}")
     res = search(df, minutes, metric, pretrained=pretrained, out=folder, seed=seed, device=device, show=show,
-                 checkpoints=checkpoints, **others)
+                 checkpoints=checkpoints, single=single, **others)
     out.print()
     _print_leaks(res.df)
     print_scores(f'On {len(res.test):,} test tweets, which chose nothing', res.scores)

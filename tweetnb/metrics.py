@@ -114,6 +114,7 @@ def default_metric(
     "Name the metric that suits a kind of labels"
     return 'pearson' if is_numbers(labels) else 'macro_mae' if is_ordinal(labels) else 'macro_f1'
 
+# %% ../nbs/01_metrics.ipynb #a0e6b67b
 def as_numbers(
     values # Any sequence
 ) -> np.ndarray: # float [values]
@@ -132,6 +133,7 @@ def number_targets(
     "Return the numbers to learn: the labels themselves, or the positions of ordered ones, -1 for an unknown one"
     return as_numbers(values) if list(labels) == ['number'] else label_numbers(values, labels).astype(float)
 
+# %% ../nbs/01_metrics.ipynb #12f9070f
 def with_problem(
     df:pd.DataFrame, # With a column `label`
     problem_type:str|None=None # 'regression', 'ordinal' or 'single_label_classification'; default: by the labels
@@ -149,6 +151,7 @@ def with_problem(
     if problem_type is None or not (is_numbers(label) or is_ordinal(label)): return df
     return df.assign(label=pd.Categorical(label.to_numpy()))
 
+# %% ../nbs/01_metrics.ipynb #805e4cb9
 def target_scale(
     values, # Labels of the training tweets
     labels # As in `number_targets`

@@ -223,6 +223,7 @@ def tweets(self:Recipe,
     if sample: return load_sample(self.data, self.seed)
     return load_dataset(self.data, folder, self.limit, self.valid_pct, self.seed)
 
+# %% ../nbs/57_recipes.ipynb #8e4e2f42
 def _write_folder(result, df):
     "Write the folder of a run"
     recipe,folder,trained = result.recipe, result.folder, result.trained
@@ -245,6 +246,7 @@ def _write_folder(result, df):
         with atomic_path(folder/name) as tmp: ax.figure.savefig(tmp, dpi=110, bbox_inches='tight', format='png')
         plt.close(ax.figure)
 
+# %% ../nbs/57_recipes.ipynb #871c6c97
 @patch
 def run(self:Recipe,
     folder:str|Path|None=None, # Where results go; default: `runs/NAME-VARIANT`

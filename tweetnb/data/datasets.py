@@ -659,6 +659,14 @@ def _fewer(df, n, seed):
     return df.loc[sorted(i for rows in keep for i in rows)].reset_index(drop=True)
 
 # %% ../../nbs/08_datasets.ipynb #d4fe9749
+def _show_rows(df, name):
+    "Say on stderr what was read, what is there to validate on, and what was left out"
+    valid,leaks = int((df['split'] == 'valid').sum()), sum(df.attrs['drop_leaks'].values())
+    parts = [', '.join(f"{n:,} {'rows' if split == 'all' else split}" for split,n in df.attrs['rows'].items())]
+    if valid and 'valid' not in df.attrs['rows']: parts.append(f'{valid:,} of them to validate on')
+    if leaks: parts.append(f'{leaks:,} left out, their text is in validation or test too')
+    print(f'{name}: ' + '; '.join(parts), file=sys.stderr)
+
 def load_dataset(
     name:str, # A name in `DATASETS`
     folder:str|Path|None=None, # Where the files or the archive are (default: look on this machine, then download)
@@ -688,6 +696,7 @@ def load_dataset(
         df = _append_unlabelled(df, more)
     terms = dict(dataset=name, licence=entry.licence, citation=entry.citation, home=entry.home)
     df.attrs = attrs | terms | dict(source=str(found.folder), rows=rows)
+    _show_rows(df, name)
     return df
 
 # %% ../../nbs/08_datasets.ipynb #d3e53a3e

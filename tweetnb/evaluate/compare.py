@@ -18,7 +18,7 @@ from joblib import Parallel, delayed
 from matplotlib.ticker import LogLocator
 from matplotlib.transforms import Bbox
 
-from ..core import TweetnbError, atomic_path, fingerprint, plot_style, progress, versions
+from ..core import BLUE, GREY, ORANGE, TweetnbError, atomic_path, fingerprint, plot_style, progress, versions
 from ..data.audit import audit
 from ..data.read import read_tweets
 from ..data.split import split_tweets
@@ -215,7 +215,7 @@ def _name_points(ax, x, y, err):
         away,side = min(product(range(24), sides), key=cost)
         placed.append(box_at(away, side))
         if away < 2: continue
-        line = dict(arrowstyle='-', lw=.4, color='gray', shrinkA=0, shrinkB=0)
+        line = dict(arrowstyle='-', lw=.4, color=GREY, shrinkA=0, shrinkB=0)
         ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=line)
 
 @patch
@@ -227,7 +227,7 @@ def plot(self:Comparison,
     if ax is None: ax = plt.subplots(figsize=(6, 3.5), layout='constrained')[1]
     x,y,err = self.table['train s'].clip(lower=.01), self.table[self.metric], self.table['±'].fillna(0)
     for m in x.index:
-        color = '#c0392b' if m == self.base else '#2b6c99'
+        color = ORANGE if m == self.base else BLUE
         ax.errorbar(x[m], y[m], yerr=err[m] or None, fmt='o', color=color, capsize=3)
     ax.set_xscale('log')
     ax.set_xlim(x.min()/2, x.max()*2)

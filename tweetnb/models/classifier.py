@@ -118,6 +118,7 @@ def outputs(self:Classifier,
     if self.numbers: found = self.scale[0] + self.scale[1]*found.astype(float)
     return pd.DataFrame(found, index=texts.index, columns=pd.Index(self.columns, dtype=_dtype(self.columns)))
 
+# %% ../../nbs/21_classifier.ipynb #409b627d
 @patch
 def predict_proba(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet
@@ -138,6 +139,7 @@ def _dtype(labels):
     "The dtype of an index of labels: theirs if they are numbers, else object"
     return None if labels and all(type(o) in (int, float) for o in labels) else object
 
+# %% ../../nbs/21_classifier.ipynb #efc19158
 @patch
 def decide(self:Classifier,
     probs:pd.DataFrame # From `outputs`
@@ -163,6 +165,7 @@ def choose(self:Classifier,
         self.thresholds = best_cuts(found['number'][ranks >= 0], ranks[ranks >= 0], len(self.labels))
     return self
 
+# %% ../../nbs/21_classifier.ipynb #197bbe8f
 @patch
 def predict(self:Classifier,
     tweets:str|list|pd.Series|pd.DataFrame, # A string is one tweet

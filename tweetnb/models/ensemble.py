@@ -52,6 +52,7 @@ def number_weights(
     weights = nnls(np.vstack([given, np.full(given.shape[1], sure)]), np.append(true, sure))[0]
     return weights/weights.sum()
 
+# %% ../../nbs/29_ensemble.ipynb #d54b3640
 def member_weights(
     each:list, # Outputs of every member for the same tweets, tables
     true, # Their labels
@@ -64,6 +65,7 @@ def member_weights(
     if not len(given): raise TweetnbError('none of these tweets has a label that the members know')
     return mixture_weights(given)
 
+# %% ../../nbs/29_ensemble.ipynb #5a95af86
 class Ensemble(Classifier):
     "Classifiers with the same labels, and a weight for each"
     arch = 'ensemble'

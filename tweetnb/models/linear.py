@@ -490,3 +490,17 @@ def _fold_in(model, before, place, scale, n):
     model.coef_[:, place] += weight @ before.coef_
     model.intercept_ = model.intercept_ + weight @ before.intercept_
     model.n_features_in_ = n
+
+# %% ../../nbs/26_linear.ipynb #3c2dd345
+@patch
+def fit_soft(self:LinearClassifier,
+    tweets:list|pd.Series|pd.DataFrame, # Training tweets
+    probs:pd.DataFrame # Probabilities of their labels, float [tweets, labels], as `predict_proba` gives them
+) -> LinearClassifier: # Itself
+    "Learn what another classifier answers (Hinton et al. 2015)"
+    X,p = self.features.fit_transform(self._clean(tweets)), probs.to_numpy()
+    rows,columns = np.nonzero(p > .01)
+    y = np.asarray(list(probs))[columns]
+    _fit_by_frequency(self.model, X[rows], y, p[rows, columns])
+    self.pipe = make_pipeline(self.features, self.model)
+    return self

@@ -186,6 +186,7 @@ def _step_scale(rows, n, bs, crowd):
     count = np.bincount(rows.ids, minlength=n)*(bs/len(rows))
     return torch.from_numpy(1/np.maximum(count/crowd, 1)).float()
 
+# %% ../../nbs/24_ngram.ipynb #9cebf6e6
 def _validate(tables, rows, y):
     "Loss and metrics of a validation set; a label that training lacks has no loss and is never right"
     if y.ndim == 1 and y.dtype.kind == 'f':
@@ -201,6 +202,7 @@ def _validate(tables, rows, y):
     loss = -np.log(np.maximum(probs[known, y[known]], 1e-12)).mean()
     return dict(valid_loss=float(loss), accuracy=float(right.mean()), macro_recall=float(np.mean(recall)))
 
+# %% ../../nbs/24_ngram.ipynb #4dd08af4
 @torch.no_grad()
 def fit_ngram(
     model:NgramClassifier, # Trained in place, from the weights it has

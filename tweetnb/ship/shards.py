@@ -257,6 +257,7 @@ def _check_columns(entries):
         raise TweetnbError(f'the files would give different columns: {one}, and {other}',
                            remedy='Choose with keep=… what all of them have.')
 
+# %% ../../nbs/37_shards.ipynb #903981b2
 def _answer(task, found, workers, engine):
     "Answer the blocks that are left"
     blocks = chain.from_iterable(found.blocks(task.work, i) for i in range(len(found.sources)))
@@ -270,6 +271,7 @@ def _answer(task, found, workers, engine):
             _check_columns([first, entry])
             bar.update(entry['rows'])
 
+# %% ../../nbs/37_shards.ipynb #794a99e5
 def _report(work, found):
     "The read report of all files"
     total = ReadReport(found.name, '+'.join(dict.fromkeys(o.kind for o in found.sources)))
@@ -280,6 +282,7 @@ def _report(work, found):
         total.add(report)
     return total
 
+# %% ../../nbs/37_shards.ipynb #a37fefd8
 def _join(parts, columns, out):
     "Write one file from parts in their order"
     with atomic_path(out) as tmp:
@@ -298,6 +301,7 @@ def _publish(work, out, manifest):
     _write_json(manifest, work/'parts'/'manifest.json')
     _replace(work/'parts', out)
 
+# %% ../../nbs/37_shards.ipynb #e6d1da73
 def _finish(work, out, found, **known):
     "Check the counts, write the output, and return what a manifest holds, with the read report"
     entries = [_read_json(o) for o in sorted((work/'done').glob('[0-9]*.json'))]

@@ -376,6 +376,7 @@ def _start(self:Checkpoint):
         return None
     return self._restore(last, state)
 
+# %% ../../nbs/43_checkpoint.ipynb #dcfe64ab
 @patch
 def _check_space(self:Checkpoint):
     "Check the disk for two checkpoints, each of the weights and two averages"
@@ -385,6 +386,7 @@ def _check_space(self:Checkpoint):
     problem = f'checkpoints need {needed/2**20:,.0f} MB, but only {free/2**20:,.0f} MB are free'
     raise TweetnbError(problem, path=self.folder, remedy='Free some space, or choose another disk.')
 
+# %% ../../nbs/43_checkpoint.ipynb #394e817e
 @patch
 def _restore(self:Checkpoint, path, state):
     "Restore the state of a checkpoint and return the epoch to resume in"

@@ -20,7 +20,7 @@ from fastai.callback.schedule import valley
 from fastai.callback.tracker import TrackerCallback
 from fastai.learner import Learner
 
-from ..core import TweetnbError, plot_style
+from ..core import ORANGE, TweetnbError, plot_style
 from .callbacks import Stopwatch, evaluate, preserve_rng
 
 # %% ../../nbs/45_finders.ipynb #c9e3feae
@@ -74,7 +74,7 @@ def find_lr(
     if plot:
         ax = _axes('learning rate', f'suggested: {found:.1e}')
         ax.plot(rates, losses, lw=1.2)
-        ax.axvline(found, color='#c0392b', lw=1)
+        ax.axvline(found, color=ORANGE, lw=1)
         ax.set_xscale('log')
         ax.set_ylabel('loss')
     return found
@@ -108,7 +108,7 @@ def find_clip(
     if plot:
         ax = _axes('step', f'gradient norm, mean {mean:.2f}')
         ax.plot(norms, lw=1)
-        ax.axhline(mean, color='#c0392b', lw=1)
+        ax.axhline(mean, color=ORANGE, lw=1)
     return mean
 
 # %% ../../nbs/45_finders.ipynb #be183327
@@ -144,8 +144,8 @@ class BatchSizes:
         titles = dict(tweets_per_s='tweets per second', accuracy='accuracy on validation tweets')
         for ax,(column,title) in zip(axs, titles.items()):
             ax.plot(self.table['bs'], self.table[column], 'o-', ms=3)
-            ax.axvline(self.suggestion, color='#27ae60', lw=1)
-            ax.axvline(self.fastest, color='#c0392b', lw=1, ls=':')
+            ax.axvline(self.suggestion, color='#009E73', lw=1)
+            ax.axvline(self.fastest, color=ORANGE, lw=1, ls=':')
             ax.set_xscale('log', base=2)
             ax.set_xticks(self.table['bs'], self.table['bs'], fontsize=7, minor=False)
             ax.set_xlabel('batch size')

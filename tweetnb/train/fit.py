@@ -300,6 +300,7 @@ def _precision(config, device):
     half = is_bert and active_runner() is None and resolve_device(device).type == 'cpu' and bf16_unit() == 'AMX'
     return (runner('cpu', precision='bf16'), 'bf16') if half else (nullcontext(), 'fp32')
 
+# %% ../../nbs/50_fit.ipynb #57bf6f86
 def _fit_linear(config, df, seed):
     "Train TF-IDF and logistic regression"
     seed_everything(seed)
@@ -313,6 +314,7 @@ def _fit_linear(config, df, seed):
                            remedy="Train one with the model 'tfidf'.")
     return model.fit_from(earlier, train, train['label'])
 
+# %% ../../nbs/50_fit.ipynb #07eeb8c2
 class EpochLines(Callback):
     "Report each epoch on one line, with a bar on a terminal"
     order = 60
@@ -329,6 +331,7 @@ class EpochLines(Callback):
         values = '   '.join(f"{name.replace('_', ' ')} {value:.3f}" for name,value in shown)
         self.report(f'  epoch {self.epoch + 1}   {values}   {self.recorder.log[-1]}')
 
+# %% ../../nbs/50_fit.ipynb #10ed7d1a
 def fit(
     config:Config|str, # How to train; a name for `default_config(name)`
     df:pd.DataFrame, # `text`, `label` and `split` ('train', 'valid', 'test')
@@ -364,6 +367,7 @@ def fit(
         classifier.choose(result.probs('valid'), result.rows('valid')['label'])
     return result
 
+# %% ../../nbs/50_fit.ipynb #a928b217
 def _fit_ngram(config, df, seed):
     "Train n-grams by their own fast loop; return the classifier and its history"
     dls = config.loaders(df, seed)

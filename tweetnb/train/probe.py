@@ -66,6 +66,7 @@ def choose_strength(
             scores[C] = cross_val_score(_regression(C, class_weight, seed), X, y, scoring=scoring, cv=cv).mean()
     return max(scores, key=scores.get)
 
+# %% ../../nbs/35_probe.ipynb #d747fa9a
 def _fitted(X, y, C, class_weight, seed, labels):
     "Fit a logistic regression of strength `C`, for several labels a tweet one of each"
     model = _regression(C, class_weight, seed)
@@ -73,6 +74,7 @@ def _fitted(X, y, C, class_weight, seed, labels):
         warnings.simplefilter('ignore', ConvergenceWarning)
         return fit_each_label(model, X, y, labels) if y.ndim == 2 else model.fit(X, y)
 
+# %% ../../nbs/35_probe.ipynb #90737a1c
 def fit_head(
     network:NetworkClassifier, # Its head is replaced
     tweets:list|pd.Series|pd.DataFrame, # Training tweets
@@ -107,6 +109,7 @@ def _fit_head(network, X, tweets, y, class_weight, seed, folds):
         res.loc[inside, list(model.classes_)] = probs
     return res
 
+# %% ../../nbs/35_probe.ipynb #8a3ae683
 def _fit_number(network, X, tweets, y, folds):
     "`fit_head` for numbers, by a ridge regression whose strength leaving one out chooses"
     (mean,scale),(middle,deviation) = (X.mean(0), X.std(0) + 1e-6), network.scale
@@ -124,6 +127,7 @@ def _fit_number(network, X, tweets, y, folds):
         given[inside] = fitted(X[~inside], y[~inside]).predict(X[inside])
     return pd.DataFrame({'number': middle + deviation*given}, index=as_texts(tweets).index)
 
+# %% ../../nbs/35_probe.ipynb #005aedea
 def _set_head(network, fitted, mean, scale):
     "Write the weights of a logistic regression on standardised features into the head"
     coef,bias = fitted.coef_, fitted.intercept_
