@@ -11,8 +11,6 @@ import ctypes, hashlib, os, platform, random, re, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from cycler import cycler
-
 # %% ../nbs/00_core.ipynb #dce993a6
 class TweetnbError(ValueError):
     "Invalid input, reported on one line: `path, line n: problem. remedy`"
@@ -94,7 +92,7 @@ def _make_beside(path, folder):
     return Path(name)
 
 def _fsync(path):
-    with open(path, 'rb') as f: os.fsync(f.fileno())
+    with open(path, 'rb' if os.name == 'posix' else 'r+b') as f: os.fsync(f.fileno())             # as Windows wants
 
 def _swap(a, b):
     "Swap two paths in one step; return False where the system cannot"
@@ -189,7 +187,8 @@ def isolate(
 
 # %% ../nbs/00_core.ipynb #23489831
 BLUE,ORANGE,GREY = '#0072B2','#D55E00','#888888'
-PLOT_STYLE = {'axes.prop_cycle': cycler(color=[BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]),
+_colors = [BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]
+PLOT_STYLE = {'axes.prop_cycle': f'cycler(color={_colors})',
               'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 9, 'axes.labelsize': 9,
               'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
               'lines.linewidth': 1.4, 'figure.constrained_layout.use': True}

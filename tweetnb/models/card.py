@@ -93,10 +93,13 @@ def _card_usage(info, name):
 
 def _card_pipeline(info, name):
     "How Hugging Face's library uses it, and what is missing there"
-    hf = info.get('hugging_face')
-    if not hf: return ''
-    if 'problem' in hf: return f"## With transformers alone\n\nNot possible: {_escape(hf['problem'])}."
+    hf,members = info.get('hugging_face'),info['model'].get('members', {})
     folder = re.sub(r'[^A-Za-z0-9._-]', '_', name)
+    theirs = ', '.join(f'`{folder}/{k}`' for k,o in members.items() if o['arch'] in ('bert', 'hf_classifier'))
+    if theirs: hf = dict(problem='the library knows no such ensembles')
+    if not hf: return ''
+    alone = f' Its transformers can be loaded there, each for itself: {theirs}.' if theirs else ''
+    if 'problem' in hf: return f"## With transformers alone\n\nNot possible: {_escape(hf['problem'])}.{alone}"
     call = f"pipeline('text-classification', model='{folder}', top_k=None, truncation=True)(['a tweet'])"
     left = [f'the step `{_escape(o)}`' for o in hf['left_out']]
     left += ['the decision (only the probabilities are there)']*bool(info.get('decisions', {}).keys() - {'temperature'})
