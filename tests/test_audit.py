@@ -266,3 +266,15 @@ def test_keys_of_a_million_texts():
     df = real_tweets('sentiment140', 'positive.txt.gz')
     once,many = duplicate_key(df['text']),duplicate_key(pd.concat([df['text']]*20, ignore_index=True))
     assert (np.asarray(many) == np.tile(np.asarray(once), 20)).all()
+
+
+def test_the_language_of_each_text():
+    pytest.importorskip('lingua', reason="needs pip install 'tweetnb[languages]'")
+    texts = ['what a lovely morning it is', 'so tired of all this rain', 'je suis tellement fatigué', 'صباح الخير',
+             '今天天气很好', 'สวัสดีครับ', 'आज मौसम बहुत अच्छा है', '😂 @slim', 'http://t.co/x']
+    df = pd.DataFrame({'text': texts}, index=range(5, 14))
+    found = audit(df, languages=True)
+    assert found.df['language'].tolist() == ['en', 'en', 'fr', 'ar', 'zh', 'th', 'hi', 'unknown', 'unknown']
+    assert found.languages['rows'].to_dict()['en'] == 2 and 'languages' not in audit(df).tables
+    assert "5 rows are in other languages than 'en'" in str(found) and '### Languages' in found.to_markdown()
+    assert '\u2068صباح الخير\u2069' in found.to_markdown()

@@ -10,8 +10,8 @@ import torch
 from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tweetnb.text.block import TweetDataLoaders
-from tweetnb.models.folder import _digest, update_bundle
-from tweetnb.ship.bundle import load
+from tweetnb.models.folder import _digest, read_manifest, update_bundle
+from tweetnb.ship.bundle import OnnxClassifier, load
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.hardware import computes_bf16
 from tweetnb.ship.export import (OnnxModel, _difference, _quantize, available_backends, export_onnx, fastest_backend,
@@ -141,6 +141,22 @@ def test_kept_bundles_can_be_exported(folder, tmp_path):
     want = json.loads(folder.with_name(f'{folder.name}.json').read_text(encoding='utf-8'))
     np.testing.assert_allclose(with_backend(load(copy), 'onnx').predict_proba(want['texts']), want['probs'], atol=1e-4)
 
+
+@needs_onnx
+@pytest.mark.parametrize('how', ['mean', 'max', 'attention'])
+def test_windows_are_kept_and_the_same_without_pytorch(mood, how):
+    "Long texts only; what a longer text is cut to does not matter any more"
+    network, texts = load(mood, 'cpu'), [*tweets, 'what a lovely morning '*9, 'lovely '*12 + 'ugh, missed it']
+    cut = network.predict_proba(texts)
+    network.max_len, network.windows = 8, (how, 3)
+    want = network.predict_proba(texts)
+    export_onnx(network.save(mood))
+    again = OnnxClassifier.from_folder(mood, read_manifest(mood), network.cleaner)
+    for o in load(mood), load(mood).to('cpu'), again, with_backend(load(mood), 'onnx'):
+        np.testing.assert_allclose(o.predict_proba(texts), want, atol=1e-5)
+    np.testing.assert_allclose(want[:4], cut[:4], atol=1e-5)
+    assert np.abs(want - cut)[4:].to_numpy().max() > 1e-3
+    assert 'windows' in (mood/'README.md').read_text(encoding='utf-8')
 
 # --- ONNX ------------------------------------------------------------------------------------------------------------
 

@@ -238,3 +238,13 @@ def test_spelling_on_real_tweets():
     assert not set(table.word) & SLANG and table.times.is_monotonic_decreasing and len(table) > 100
     spell = Speller()
     assert out == [spell(t) for t in ts]
+
+
+def test_arabic_spellings_of_a_word_become_one():
+    clean = Cleaner.preset('arabic')
+    written = 'مدرسة أحمد إلى جميــــل شُكْرًا آخر'.split()
+    for a, b in zip(written, 'مدرسه احمد الي جميل شكرا اخر'.split()):
+        assert clean(a) == clean(b) == clean(clean(a))
+    assert clean('@slim جميل http://t.co/x 😍') == '@user جميل http 😍'
+    gentle = Cleaner([('arabic', dict(letters=False))])
+    assert gentle('مَدرسة أُخرى') == 'مدرسة أخرى' and gentle('हिन्दी naïve') == 'हिन्दी naïve'

@@ -2,7 +2,7 @@
 
 Runs without any development tool: CI also runs it against the installed wheel on the newest libraries.
 """
-import gzip, json, os, shutil, subprocess, sys
+import gzip, json, os, shutil, subprocess, sys, time, urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -325,6 +325,21 @@ def test_help_fits_a_screen_and_completion_is_there():
     lines = {name: len(text.strip().splitlines()) for name, text in pages.items()}
     assert max(lines.values()) <= 40, lines
     assert '--install-completion' in tweetnb('-h').stdout
+
+
+def test_labels_are_given_on_a_page(tmp_path):
+    pytest.importorskip('streamlit', reason="needs the extra 'app'")
+    args = 'label', sample_path('tweets_test.csv'), '--out', tmp_path/'mine.csv', '--labels', 'bad,good', '--page', '0'
+    command = [sys.executable, '-c', 'from tweetnb.cli import main; main()', *map(str, args)]
+    env = {**os.environ, 'PYTHONUNBUFFERED': '1'}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, encoding='utf-8', env=env) as it:
+        try:
+            where = it.stdout.readline().split('at ')[1].split('. ')[0]
+            for _ in range(100):
+                try: page = urllib.request.urlopen(where, timeout=5).read(); break
+                except OSError: time.sleep(.1)
+            assert b'<title>' in page
+        finally: it.kill()
 
 
 @pytest.mark.skipif(not shutil.which('bash'), reason='needs bash')

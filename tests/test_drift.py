@@ -1,11 +1,13 @@
 "Drift: no alarm for tweets of the same source, one for others, and a profile that holds no tweet"
+import pickle, shutil
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.data.read import read_tweets
-from tweetnb.evaluate.drift import Profile, drift, make_profile, measure, stability, two_sample, vocabulary
+from tweetnb.evaluate.drift import DriftWatch, Profile, drift, make_profile, measure, stability, two_sample, vocabulary
 from tweetnb.models.folder import read_manifest
 from tweetnb.models.linear import LinearClassifier
 from tweetnb.ship.bundle import load
@@ -62,3 +64,36 @@ def test_stability_and_ranks_by_hand():
     from scipy.sparse import csr_matrix
     x = csr_matrix(np.eye(2)[[0]*40 + [1]*40])
     assert two_sample(x[:40], x[40:])[0] == 1
+
+def test_means_of_a_networks_vectors(moods, parts, tmp_path):
+    "The same tweets move none, even in pieces; a file from before has none"
+    folder = shutil.copytree(moods, tmp_path/'b')
+    network, (seen, rest) = load(folder, 'cpu'), parts
+    held_out = rest[:300]
+    make_profile(seen['text'], held_out['text'], network.predict_proba(held_out), classifier=network).save(folder)
+    same, other = drift(folder, rest[300:700]), drift(folder, [f'{o} 😂 lovely lovely' for o in rest['text'][300:700]])
+    assert not same.table['changed']['vectors'] and other.table['changed']['vectors']
+    assert same.table['now']['vectors'] == '0 moved'
+    make_profile(seen['text'], held_out['text'], network.predict_proba(held_out)).save(folder)
+    assert 'vectors' not in drift(folder, rest[300:700]).table.index
+
+def test_a_service_says_what_changed(bundle, parts, model):
+    pytest.importorskip('fastapi', reason="needs the extra 'serve'")
+    from starlette.testclient import TestClient
+    from tweetnb.ship.serve import make_server
+    def asked(texts):
+        with TestClient(make_server(bundle, api_key='', watch=DriftWatch(bundle))) as client:
+            for i in range(0, len(texts), 50): client.post('/predict', json={'texts': texts[i:i+50]})
+            lines = client.get('/metrics').text.splitlines()
+        return {o.partition(' ')[0]: float(o.rpartition(' ')[2]) for o in lines if o.startswith('tweetnb_drift')}
+    same, other = asked(parts[1]['text'].tolist()[600:900]), asked([f'صباح الخير {i}' for i in range(120)])
+    assert (same['tweetnb_drift_alarm'], other['tweetnb_drift_alarm'], same['tweetnb_drift_tweets']) == (0, 1, 300)
+    assert other['tweetnb_drift_stability{feature="script"}'] > 1 > same['tweetnb_drift_stability{feature="script"}']
+    assert list(asked(['hello']*99)) == ['tweetnb_drift_tweets']
+
+def test_a_watch_remembers_only_the_last_tweets_and_travels_to_other_processes(bundle, parts, model):
+    watch, new = DriftWatch(bundle, most=200), parts[1][600:]
+    watch(['wet']*500, model.predict_proba(['wet']*500))
+    watch = pickle.loads(pickle.dumps(watch))
+    watch(new['text'].tolist(), model.predict_proba(new))
+    assert len(watch.last) == 200 and not watch.compare().alarm

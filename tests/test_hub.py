@@ -243,6 +243,19 @@ def test_a_bundle_of_a_transformer_is_a_folder_of_hugging_face(arch, more, probl
     data = ModelCard.load(folder/'README.md').data
     assert (data.license, data.library_name) == ('mit', 'tweetnb') and 'transformers' in data.tags
 
+def test_the_transformers_of_an_ensemble_are_folders_of_hugging_face(transformer, tmp_path):
+    "The whole is none; its card says where they are"
+    transformers = pytest.importorskip('transformers')
+    linear = tn.TweetClassifier('tfidf', params={'min_df': 1}).fit(texts, [-1, 0, 1]).classifier_
+    folder = tn.combine([transformer, linear]).save(tmp_path/'both')
+    member, = (o.parent for o in folder.glob('*/config.json'))
+    assert not (folder/'config.json').exists()
+    assert f'each for itself: `both/{member.name}`' in (folder/'README.md').read_text(encoding='utf-8')
+    probs = tn.load(transformer, 'cpu').predict_proba(texts)
+    pipe = transformers.pipeline('text-classification', model=str(member), top_k=None)
+    for answer,(_,row) in zip(pipe(texts), probs.iterrows()):
+        assert {o['label']: o['score'] for o in answer} == pytest.approx(row.rename(str).to_dict(), abs=1e-5)
+
 def test_a_head_that_hugging_face_lacks_is_said_on_the_card(tmp_path):
     tokenizer = TweetTokenizer.wordpiece(texts*3, size=80)
     model = create_model('bert', len(tokenizer), 3, encoder=shapes, pad_id=tokenizer.pad_id, head='lstm')

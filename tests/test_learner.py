@@ -97,6 +97,18 @@ def test_what_does_not_fit(mood, teacher, tmp_path):
         with pytest.raises(TweetnbError, match='does not fit'): tweet_learner(mood, pretrained=teacher, **kw)
     with pytest.raises(TweetnbError, match='missing'): tweet_learner(mood, pretrained=tmp_path)
 
+def test_blending_of_words_is_refused_before_anything_changes(mood):
+    "fastai's MixUp fails on ids, deep inside, and leaves the learner without a loss"
+    from fastai.callback.mixup import CutMix, MixUp
+    from fastai.losses import LabelSmoothingCrossEntropyFlat
+    learn = tweet_learner(mood, 'gru', loss_func=LabelSmoothingCrossEntropyFlat(), metrics=[], **small)
+    callbacks = list(learn.cbs)
+    for cbs in MixUp(), [CutMix], CutMix(.5):
+        with pytest.raises(TweetnbError, match='LabelSmoothingCrossEntropyFlat'): learn.fit_one_cycle(1, cbs=cbs)
+    with pytest.raises(TweetnbError, match='MixUp'): tweet_learner(mood, 'gru', cbs=MixUp())
+    assert list(learn.cbs) == callbacks
+    quiet(learn, 1)
+
 def test_settings_come_along_and_can_be_changed(mood, teacher):
     assert tweet_learner(mood, pretrained=teacher, dropout=.1).model.dropout.p == .1
     assert Pretrained.of(teacher).settings('lstm') == {}

@@ -14,7 +14,8 @@ code = '''if True:
     import sys
     class Without:
         "Import as on a machine that has not got these"
-        heavy = {'torch', 'fastai', 'transformers', 'matplotlib', 'datasets', 'captum', 'torchvision'}
+        heavy = {'torch', 'fastai', 'transformers', 'matplotlib', 'datasets', 'captum', 'torchvision', 'cycler',
+                 'huggingface_hub', 'PIL', 'spacy', 'requests', 'yaml', 'psutil', 'IPython'}
         def find_spec(self, name, path=None, target=None):
             if name.partition('.')[0] in self.heavy: raise ModuleNotFoundError(f'No module named {name!r}', name=name)
     sys.meta_path.insert(0, Without())

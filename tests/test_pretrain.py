@@ -10,7 +10,7 @@ from tweetnb.text.block import TweetDataLoaders
 from tweetnb.data.clean import Cleaner
 from tweetnb.core import TweetnbError
 from tweetnb.train.learner import tweet_learner
-from tweetnb.train.pretrain import Pretraining, mask_tokens, pretrain
+from tweetnb.train.pretrain import MaskedLM, Pretraining, mask_tokens, pretrain
 from tweetnb.text.tokens import TweetTokenizer
 
 TINY = dict(model_type='bert', hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32,
@@ -118,3 +118,32 @@ def test_nothing_but_tokens_is_hidden():
     changed = hidden != ids
     assert not changed[:,15:].any() and not changed[:,[0, 14]].any() and (targets[:,15:] == -100).all()
     assert (targets[changed] == ids[changed]).all() and changed[:,1:14].any(0).all()
+
+
+KINDS = dict(bert=TINY, roberta={**TINY, 'model_type': 'roberta', 'pad_token_id': 1},
+             distilbert=dict(model_type='distilbert', dim=16, n_layers=2, n_heads=2, hidden_dim=32))
+
+@pytest.mark.parametrize('kind', KINDS)
+def test_an_encoder_goes_on_with_its_own_head(kind, start, tmp_path):
+    "The loss is that of `AutoModelForMaskedLM`, before and after reading on"
+    import transformers
+    tok = TweetTokenizer.pretrained(start)
+    config = transformers.AutoConfig.for_model(**KINDS[kind], vocab_size=len(tok), tie_word_embeddings=True)
+    theirs = transformers.AutoModelForMaskedLM.from_config(config)
+    for p in theirs.parameters(): torch.nn.init.normal_(p, std=.2)
+    theirs.save_pretrained(tmp_path/'published')
+    ids,lengths = torch.randint(5, len(tok), (4, 12)), torch.full((4,), 12)
+    hidden,targets = mask_tokens(ids, lengths, 4, len(tok), p=.5)
+    def loss_there(folder):
+        model = transformers.AutoModelForMaskedLM.from_pretrained(folder).eval()
+        with torch.no_grad(): return float(model(hidden, labels=targets).loss)
+    def loss_here(model):
+        with torch.no_grad(): return float(model.eval()(hidden, lengths, targets))
+    ours = MaskedLM(load_encoder(tmp_path/'published'))
+    assert ours.take_head(tmp_path/'published')
+    assert loss_here(ours) == pytest.approx(loss_there(tmp_path/'published'), abs=1e-3)
+    run = Pretraining(TWEETS, tmp_path/'published', tmp_path/'on', tokenizer=tok, **RUN)
+    assert [o['lr_factor'] for o in run.opt.param_groups] == [1, 1]
+    done = run.run()
+    assert done['valid_losses'][-1][1] < done['valid_losses'][0][1]
+    assert loss_here(run.model) == pytest.approx(loss_there(tmp_path/'on'), abs=1e-3)

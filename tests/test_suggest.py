@@ -1,4 +1,6 @@
 "Which tweets to label: doubtful ones, none twice; and a file of labels that survives undo, skip and coming back"
+import threading
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -52,7 +54,7 @@ def test_the_end_of_the_pool_ends_the_session(tmp_path):
     assert label_tweets(Labelling(pool, tmp_path/'o.csv', ['a', 'b']), lambda: '1', lambda line: None) == 2
 
 def test_after_twenty_labels_the_answers_choose(tmp_path, df):
-    work = Labelling(df, tmp_path/'o.csv', sorted(set(df['label'].astype(str))))
+    work = Labelling(df, tmp_path/'o.csv', sorted(set(df['label'].astype(str))), background=False)
     truth = dict(zip(df['text'], df['label'].astype(str)))
     for _ in range(20): work.answer(truth[work.next()[0]])
     assert ' or ' in work.next()[1]
@@ -64,3 +66,49 @@ def test_what_cannot_be_labelled(tmp_path, df):
     (tmp_path/'other.csv').write_text('id,name\n1,x\n')
     with pytest.raises(TweetnbError, match='no file of labelled tweets'):
         Labelling(df, tmp_path/'other.csv', ['a', 'b'])
+
+def test_it_learns_in_the_background_and_asks_on_meanwhile(tmp_path, df):
+    "Answers do not wait for a slow model; nothing is asked twice, and what is taken back is asked again at once"
+    class Slow(Labelling):
+        def _choose(self, *args):
+            assert self.held.wait(20)
+            return super()._choose(*args)
+    work = Slow(df, tmp_path/'o.csv', ['a', 'b'])
+    work.held = threading.Event()
+    work.held.set()
+    work.next()
+    work.held.clear()
+    for i in range(15): work.answer('ab'[i % 2]) if work.next() else None
+    assert work.job and not work.job.done() and len(work.done) == 15
+    last = work.done[-1][0]
+    work.undo()
+    work.held.set()
+    work.job.result(20)
+    assert work.next() == (last, 'again') and work.job is None
+    for i in range(30): work.answer('ab'[i % 2]) if work.next() else None
+    assert len({text for text, _ in work.done}) == len(work.done) == 44
+
+def test_it_ends_where_the_curve_is_flat(tmp_path, df):
+    truth, said = dict(zip(df['text'], df['label'].astype(str))), []
+    work = Labelling(df, tmp_path/'o.csv', sorted(set(truth.values())), background=False, enough=.8)
+    def key(): return str(work.labels.index(truth[work.queue[0][0]]) + 1)
+    n = label_tweets(work, key, said.append)
+    assert 50 <= n < 800 and work.flat and 'More labels change little' in said[-2]
+    assert not Labelling(df, tmp_path/'o.csv').flat
+
+def test_a_page_asks_and_keeps(tmp_path):
+    "The script that `tweetnb label --page` serves: answers, undo, skip, and a second visit that goes on"
+    testing = pytest.importorskip('streamlit.testing.v1', reason="needs the extra 'app'")
+    (tmp_path/'pool.csv').write_text('text\n<b>good</b> morning\nصباح الخير\nwet dog\n', encoding='utf-8')
+    args = str(tmp_path/'pool.csv'), str(tmp_path/'mine.csv'), ('bad', 'good')
+    def visit():
+        code = f'from tweetnb.train.suggest import label_page; label_page(*{args!r})'
+        return testing.AppTest.from_string(code, default_timeout=60).run()
+    page = visit()
+    page.button(key='1').click().run().button(key='2').click().run().button(key='u').click().run()
+    assert pd.read_csv(args[1])['label'].tolist() == ['bad'] and not page.exception
+    page = visit()
+    assert page.caption[0].value == '1 tweets are labelled in mine.csv.' and not page.button(key='u').disabled
+    page.button(key='2').click().run().button(key='s').click().run()
+    assert page.success[0].value == 'The pool is empty.' and page.button(key='1').disabled
+    assert len(pd.read_csv(args[1])) == 2

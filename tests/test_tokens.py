@@ -157,6 +157,23 @@ def test_promises(toks, kind, texts, max_len):
         assert len(store[i]) == min(max_len, len(whole[i]))
 
 
+@settings(max_examples=50, deadline=None)
+@given(st.lists(texts, max_size=8), st.integers(4, 9), st.integers(0, 1))
+@pytest.mark.parametrize('kind', ['word', 'pretrained'])
+def test_windows_have_every_token_and_are_full(toks, kind, texts, max_len, stride):
+    tok = toks[kind]
+    store, owner = tok.windows(texts, max_len, stride)
+    whole, n = tok.encode(texts, 10_000), len(tok.prefix) + len(tok.suffix)
+    for i in range(len(texts)):
+        body = whole[i][len(tok.prefix):len(whole[i]) - len(tok.suffix)].tolist()
+        found = [store[j][len(tok.prefix):len(store[j]) - len(tok.suffix)].tolist() for j in np.flatnonzero(owner == i)]
+        assert [len(o) for o in found] == [min(len(body), max_len - n)]*len(found)
+        step = max_len - n - stride
+        starts = [min(k*step, len(body) - len(o)) for k, o in enumerate(found)]
+        assert found == [body[a:a + len(o)] for a, o in zip(starts, found)]
+        assert starts[-1] + len(found[-1]) == len(body)
+
+
 @given(st.lists(st.lists(st.integers(0, 99), max_size=5), min_size=1, max_size=8), st.data())
 def test_take(lists, data):
     store = TokenStore(np.array(sum(lists, []), np.int32), np.cumsum([0, *map(len, lists)]))
@@ -397,3 +414,32 @@ def test_pieces_are_those_of_the_library_but_for_ties():
     theirs.train_from_iterator(lines, trainer)
     ours = TweetTokenizer.wordpiece(lines, size=4096).vocab
     assert len(ours) == 4096 and len(set(ours) & set(theirs.get_vocab())) > .98*4096
+
+
+# --- other scripts, from file to answer ------------------------------------------------------------------------------
+
+judged = {  # what is judged; well; badly; and what stands between
+    'Chinese': ('今天 这部电影 那家餐厅 老师', '真好 很棒 太喜欢了', '太差 很糟糕 真讨厌', ''),
+    'Japanese': ('今日は この映画は あの店は 先生は', '最高です 大好き すばらしい', '最悪です 大嫌い ひどい', ''),
+    'Thai': ('วันนี้ หนังเรื่องนี้ ร้านนั้น ครู', 'ดีมาก ชอบที่สุด ยอดเยี่ยม', 'แย่มาก เกลียดที่สุด น่าเบื่อ', ''),
+    'Arabic': ('اليوم الفيلم المطعم المدرسة', 'رائع جميل أحبه', 'سيئ ممل أكرهه', ' '),
+    'Hindi': ('आज फिल्म दुकान शिक्षक', 'अच्छा शानदार पसंद', 'बुरा घटिया नफरत', ' ')}
+
+@pytest.mark.parametrize('script', judged)
+@pytest.mark.parametrize('model', ['tfidf', 'ngram', 'lstm'])
+def test_models_learn_every_script(script, model):
+    "Sentences that training does not have, of words that it has"
+    import pandas as pd
+    from tweetnb.train.fit import default_config, fit
+    things, good, bad = (o.split() for o in judged[script][:3])
+    space = judged[script][3]
+    rows = [(f'{a}{space}{o}', label, (i + j) % 4 == 0) for label, said in (('good', good), ('bad', bad))
+            for i, a in enumerate(things) for j, o in enumerate(said)]
+    df = pd.DataFrame(rows*10, columns=['text', 'label', 'new'])
+    df['label'] = df['label'].astype('category')
+    df['split'] = np.where(df.pop('new'), 'valid', 'train')
+    small = dict(n_emb=24, n_hidden=24)
+    more = dict(lstm=dict(epochs=12, lr=1e-2, params=small), ngram=dict(epochs=8)).get(model, {})
+    made = fit(default_config(model, **more), df)
+    assert made.scores['valid'].accuracy > .8
+    if model == 'lstm': assert made.classifier.tokenizer.unknown_rate(df['text']) < .05

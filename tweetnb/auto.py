@@ -537,7 +537,8 @@ def save(self:AutoResult,
         raise TweetnbError(f'the bundle could not be written ({e}); it was saved to {rescued}', path=folder,
                            remedy=f'Copy it: cp -r {rescued} {folder}') from e
     seen = self.df[self.df['split'] != 'test']
-    if not self.classifier.numbers: make_profile(seen['text'], self.test['text'], self.probs).save(folder)
+    if self.classifier.numbers: return Path(folder)
+    make_profile(seen['text'], self.test['text'], self.probs, classifier=self.classifier).save(folder)
     return Path(folder)
 
 # %% ../nbs/56_auto.ipynb #10c292fd

@@ -138,7 +138,8 @@ def _train_one(df, others, folder, model, changes, seed, device, checkpoints):
     print_scores(model, res.scores[split])
     res.save(folder)
     if res.classifier.numbers: return
-    make_profile(res.rows('train')['text'], res.rows(split)['text'], res.probs(split)).save(folder)
+    seen,fresh = res.rows('train')['text'],res.rows(split)['text']
+    make_profile(seen, fresh, res.probs(split), classifier=res.classifier).save(folder)
 
 # %% ../nbs/60_cli.ipynb #9da76a02
 @app.command()
@@ -229,6 +230,7 @@ def audit(
     file:File,
     test:Annotated[Path|None, Option('--test', help='A test file: which of its tweets are in FILE too?')] = None,
     strict:Annotated[bool, Option('--strict', help='Exit with 1 if there is a problem.')] = False,
+    languages:Annotated[bool, Option('--languages', help='Tell the language of each tweet; needs lingua.')] = False,
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     columns:Columns = None, format:Format = None, limit:Limit = None):
     "Look for duplicates, conflicting labels, leaks, imbalance and damage."
@@ -236,7 +238,7 @@ def audit(
     from tweetnb.data.audit import audit as audit_tables
     df = _read(file, text, label, names, format, limit, delim=delim, columns=columns)
     other = _read(test, text, label, names, format, delim=delim, columns=columns) if test else None
-    found = audit_tables(df if test is None else {'train': df, 'test': other})
+    found = audit_tables(df if test is None else {'train': df, 'test': other}, languages=languages)
     out.print(Markdown(found.to_markdown()) if out.is_terminal else found.to_markdown())
     if strict and not found.ok: raise Exit(1)
 
@@ -374,12 +376,14 @@ def label_pool(
     csv:Annotated[Path, Option('--out', help='CSV of the labelled tweets; an earlier one is continued.')],
     labels:Annotated[str|None, Option('--labels', help='Names, separated by commas (default: of the bundle).')] = None,
     bundle:Annotated[Path|None, Option('--bundle', help='Chooses the first tweets (default: chance).')] = None,
+    page:Annotated[int|None, Option('--page', help='Label on a page at this port instead, say 8502.')] = None,
     text:TextColumn = None, format:Format = None, limit:Limit = None):
     "Label the tweets that teach most, a key each; the same command goes on where it was left."
     from tweetnb.ship.bundle import load
-    from tweetnb.train.suggest import Labelling, label_tweets
-    table = _read(pool, text, False, None, format, limit)
+    from tweetnb.train.suggest import Labelling, label_tweets, run_label_page
     names = [o.strip() for o in labels.split(',')] if labels else None
+    if page is not None: return run_label_page(pool, csv, names, bundle, text, port=page, say=out.print)
+    table = _read(pool, text, False, None, format, limit)
     label_tweets(Labelling(table, csv, names, load(bundle) if bundle else None), say=out.print)
 
 @app.command()
@@ -427,7 +431,11 @@ def serve(
     cors:Annotated[list[str]|None, Option('--cors', help='Origin of pages that may ask; repeatable.')] = None):
     "Serve a bundle over HTTP: POST /predict, GET /health, /metrics, /openapi.json."
     from tweetnb.ship.serve import run_server
-    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or ())
+    watch = None
+    if (folder/'profile.safetensors').is_file():
+        from tweetnb.evaluate.drift import DriftWatch
+        watch = DriftWatch(folder)
+    run_server(folder, host, port, say=out.print, workers=workers, rate=rate, cors=cors or (), watch=watch)
 
 @app.command()
 def demo(

@@ -4,14 +4,12 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PLOT_STYLE', 'TweetnbError', 'data_path', 'cache_path', 'sample_path', 'atomic_path',
-           'seed_everything', 'fingerprint', 'versions', 'progress', 'plot_style']
+           'seed_everything', 'fingerprint', 'versions', 'progress', 'isolate', 'plot_style']
 
 # %% ../nbs/00_core.ipynb #e802512a
-import ctypes, hashlib, os, platform, random, shutil, sys, tempfile
+import ctypes, hashlib, os, platform, random, re, shutil, sys, tempfile
 from contextlib import contextmanager
 from pathlib import Path
-
-from cycler import cycler
 
 # %% ../nbs/00_core.ipynb #dce993a6
 class TweetnbError(ValueError):
@@ -94,7 +92,7 @@ def _make_beside(path, folder):
     return Path(name)
 
 def _fsync(path):
-    with open(path, 'rb') as f: os.fsync(f.fileno())
+    with open(path, 'rb' if os.name == 'posix' else 'r+b') as f: os.fsync(f.fileno())             # as Windows wants
 
 def _swap(a, b):
     "Swap two paths in one step; return False where the system cannot"
@@ -178,9 +176,19 @@ def progress(
     from tqdm import tqdm
     return tqdm(it, desc=desc, total=total, unit=unit, unit_scale=True, disable=None, leave=False, file=sys.stderr)
 
+# %% ../nbs/00_core.ipynb #378f8b7b
+_right_to_left = re.compile('[\u0590-\u08ff\ufb1d-\ufdff\ufe70-\ufefc]')
+
+def isolate(
+    text:str # Shown among others
+) -> str: # The same with invisible marks around it if it has letters of a script from right to left
+    "Keep the direction of a text to itself"
+    return f'\u2068{text}\u2069' if _right_to_left.search(text) else text
+
 # %% ../nbs/00_core.ipynb #23489831
 BLUE,ORANGE,GREY = '#0072B2','#D55E00','#888888'
-PLOT_STYLE = {'axes.prop_cycle': cycler(color=[BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]),
+_colors = [BLUE, ORANGE, '#009E73', '#CC79A7', '#E69F00', '#56B4E9', GREY]
+PLOT_STYLE = {'axes.prop_cycle': f'cycler(color={_colors})',
               'axes.spines.top': False, 'axes.spines.right': False, 'axes.titlesize': 9, 'axes.labelsize': 9,
               'xtick.labelsize': 8, 'ytick.labelsize': 8, 'legend.fontsize': 8, 'legend.frameon': False,
               'lines.linewidth': 1.4, 'figure.constrained_layout.use': True}

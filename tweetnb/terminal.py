@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import __version__
-from .core import TweetnbError, versions
+from .core import TweetnbError, isolate, versions
 
 # %% ../nbs/58_terminal.ipynb #1962a665
 out = Console(highlight=False, markup=False, emoji=False, soft_wrap=True, force_jupyter=False,
@@ -37,7 +37,7 @@ def print_table(
     for name in df.columns:
         justify = 'right' if df[name].dtype.kind in 'if' else 'left'
         table.add_column(str(name), justify=justify, overflow='fold')
-    for name,*row in df.itertuples(): table.add_row(str(name), *map(format_value, row))
+    for row in df.itertuples(): table.add_row(isolate(str(row[0])), *(isolate(format_value(o)) for o in row[1:]))
     out.print(table)
     out.print()
 

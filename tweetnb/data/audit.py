@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['duplicate_key', 'join_splits', 'Problem', 'find_duplicates', 'find_conflicts', 'find_leaks', 'near_pairs',
-           'find_near_duplicates', 'class_balance', 'text_lengths', 'find_damage', 'find_hints', 'find_label_marks',
-           'Audit', 'audit']
+           'find_near_duplicates', 'class_balance', 'text_lengths', 'find_damage', 'detect_languages',
+           'language_shares', 'find_hints', 'find_label_marks', 'Audit', 'audit']
 
 # %% ../../nbs/06_audit.ipynb #b84b245e
 import re
@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastcore.basics import patch
 
-from ..core import TweetnbError, plot_style
+from ..core import TweetnbError, isolate, plot_style
 from ..metrics import is_multilabel, is_numbers, number_bands
 from .read import SPLITS
 
@@ -359,6 +359,35 @@ def _report_damage(found, df):
         severity = 'note' if kind.startswith('HTML') else 'warning'
         yield Problem(severity, f'rows with {kind} ({share:.1%})', rows, _short([example]))
 
+# %% ../../nbs/06_audit.ipynb #f9f59b91
+def detect_languages(
+    texts:Iterable[str] # n texts
+) -> pd.Series: # n ISO 639-1 codes or 'unknown', with the index of `texts`
+    "Tell the language of each text; raise `TweetnbError` without lingua"
+    try: from lingua import LanguageDetectorBuilder
+    except ImportError as e:
+        raise TweetnbError('languages need lingua', remedy="pip install 'tweetnb[languages]'") from e
+    builder = LanguageDetectorBuilder.from_all_languages().with_low_accuracy_mode()
+    plain = pc.replace_substring_regex(_arrow(texts), f'(?i){_noise}', ' ').to_pylist()
+    found = builder.with_minimum_relative_distance(.5).build().detect_languages_in_parallel_of(plain)
+    codes = [o.iso_code_639_1.name.lower() if o else 'unknown' for o in found]
+    return pd.Series(codes, texts.index if isinstance(texts, pd.Series) else None, name='language', dtype='str')
+
+def language_shares(
+    df:pd.DataFrame # A table with `text` and `language`
+) -> pd.DataFrame: # rows, share and an example of each language, the most frequent first
+    "Count the rows in each language"
+    g = df.groupby('language', sort=False)['text']
+    out = pd.DataFrame({'rows': g.size(), 'share': g.size()/len(df), 'example': g.first()})
+    return out.sort_values('rows', ascending=False, kind='stable')
+
+# %% ../../nbs/06_audit.ipynb #3b3ea532
+def _report_languages(found, df):
+    found = found.drop(index='unknown', errors='ignore')
+    others = found.index[1:][:3]
+    rows = int(found['rows'][1:].sum())
+    if rows: yield Problem('note', f"rows are in other languages than '{found.index[0]}'", rows, list(others))
+
 # %% ../../nbs/06_audit.ipynb #0b451f22
 def find_hints(
     df:pd.DataFrame, # A table with `text` and `label`
@@ -473,6 +502,7 @@ _checks = {  # name: (makes the table, reports its problems, the column it needs
     'balance': (class_balance, _report_balance, 'label', 'Classes'),
     'lengths': (text_lengths, _report_lengths, 'text', 'Lengths'),
     'damage': (find_damage, _report_damage, 'text', 'Damage'),
+    'languages': (language_shares, _report_languages, 'language', 'Languages'),
     'hints': (find_hints, _report_hints, 'label', 'Tokens that nearly determine a class'),
     'marks': (find_label_marks, _report_marks, 'label', 'Emoji of the classes in the texts'),
     'order': (_find_order, _report_order, 'label', '')}
@@ -481,7 +511,8 @@ _checks = {  # name: (makes the table, reports its problems, the column it needs
 def _cell(x, name):
     if isinstance(x, float): return f'{x:.1%}' if name in ('share', 'purity', 'coverage') else f'{x:.2f}'
     if isinstance(x, (int, np.integer)) and not isinstance(x, bool): return f'{x:,}'
-    return _short([x], width=160 if name in ('what', 'examples') else 80)[0].replace('|', '\\|').replace('<', '&lt;')
+    text = _short([x], width=160 if name in ('what', 'examples') else 80)[0]
+    return isolate(text.replace('|', '\\|').replace('<', '&lt;'))
 
 # %% ../../nbs/06_audit.ipynb #a0e6bdc0
 def _markdown(df, rows=10):
@@ -539,7 +570,8 @@ def to_markdown(self:Audit,
 def audit(
     df:pd.DataFrame|dict[str, pd.DataFrame], # A table with `text` and optionally `label`, or a dict of splits
     split:str|None=None, # The column with the split of each row (default: 'split', if there is one)
-    near:float|None=0.8 # Minimum similarity of near-duplicates; `None` skips them
+    near:float|None=0.8, # Minimum similarity of near-duplicates; `None` skips them
+    languages:bool=False # Tell the language of each text as well, in a column `language`? Needs lingua
 ) -> Audit: # Tables, problems, plots
     "Look for everything that makes a score misleading: duplicates, conflicts, leaks, damage, revealing tokens"
     parts = df.values() if isinstance(df, dict) else [df]
@@ -550,6 +582,7 @@ def audit(
     if not len(df): raise TweetnbError('the table is empty', remedy='Look at its read report, df.attrs["read"].')
     d = _keyed(df)[['text', 'duplicate_key'] + ['label']*('label' in df)].reset_index(drop=True)
     if split: d['split'] = df[split].array
+    if languages: d['language'] = detect_languages(d['text'])
     if 'label' in d and is_numbers(d['label']): d['label'] = number_bands(d['label']).array      # quarters are labels
     each = d
     if 'label' in d and is_multilabel(d['label']):

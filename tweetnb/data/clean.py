@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EDGE', 'BLOCK', 'PASSES', 'STEPS', 'EXTRA_STEPS', 'PRESETS', 'step', 'entities', 'escapes', 'tags', 'mojibake',
-           'emoji', 'unicode', 'links', 'mentions', 'hashtags', 'case', 'repeats', 'digits', 'punctuation',
+           'emoji', 'unicode', 'arabic', 'links', 'mentions', 'hashtags', 'case', 'repeats', 'digits', 'punctuation',
            'whitespace', 'Cleaner', 'CleanReport']
 
 # %% ../../nbs/05_clean.ipynb #041190be
@@ -172,6 +172,21 @@ def unicode(
     text = _hidden.sub('', text)
     if quotes: text = re.sub('[“”„‟]', '"', re.sub('[‘’‛ʼ´]', "'", text))
     return text if unicodedata.is_normalized(form, text) else _outside_emoji(partial(unicodedata.normalize, form), text)
+
+# %% ../../nbs/05_clean.ipynb #bb2f2b54
+_arabic_marks = '[\u0640\u064b-\u065f\u0670]'
+_arabic_letters = {'أ': 'ا', 'إ': 'ا', 'آ': 'ا', 'ٱ': 'ا', 'ة': 'ه', 'ى': 'ي'}
+
+# %% ../../nbs/05_clean.ipynb #cd8bcfc8
+@step
+def arabic(
+    text:str, # One tweet, or several with `EDGE` between them
+    letters:bool=True # Write one letter for all forms of alef, ه for ة and ي for ى?
+) -> str: # The same without tatweel and vowel marks
+    "Normalise Arabic spelling"
+    if text.isascii(): return text
+    text = re.sub(_arabic_marks, '', text)
+    return text.translate(str.maketrans(_arabic_letters)) if letters else text
 
 # %% ../../nbs/05_clean.ipynb #bcc27879
 _tail = r'(?:[!#-;=?-~]*[\w/=&%#+~-])?'
@@ -441,6 +456,7 @@ PRESETS = dict(
     celebrity = _repair+['unicode', ('links', dict(to='http')), 'whitespace'],
     imdb = _repair+['tags', 'unicode', 'links', 'case', 'whitespace'],
     tweeteval = _tweeteval+['whitespace'],
+    arabic = _tweeteval+['arabic', 'whitespace'],
     named_emoji = _tweeteval+[('emoji', dict(how='alias')), 'whitespace'],
     emoji_names = [('emoji', dict(how='alias')), 'whitespace'])
 
@@ -454,7 +470,7 @@ def preset(cls:Cleaner,
     return cls(PRESETS[name])
 
 # %% ../../nbs/05_clean.ipynb #4f33bb21
-def _pairs(name, to='', how='', words=True, drop_tweet=False, quotes=True, **_):
+def _pairs(name, to='', how='', words=True, drop_tweet=False, quotes=True, letters=True, **_):
     "A step as patterns, or as characters in quotes, with what each becomes; `None` where that does not say it"
     put = {'links': to or ' ', 'mentions': to or ' ', 'digits': to or ' '}.get(name, ' ')
     if how == 'keep': return []
@@ -467,6 +483,7 @@ def _pairs(name, to='', how='', words=True, drop_tweet=False, quotes=True, **_):
         return [(loose, ''), *[([o], _put_emoji(how, words, [o])) for o in found]]
     if name == 'hashtags' and how != 'sign': return None
     straight = [('[“”„‟]', '"'), ('[‘’‛ʼ´]', "'")]
+    if name == 'arabic': return [(_arabic_marks, ''), *[([a], b) for a,b in _arabic_letters.items()]*letters]
     if name == 'unicode': return [(_hidden.pattern, ''), *straight*quotes]
     patterns = dict(mentions=_mention, hashtags=_hash, digits=_number, tags=_tag)
     if name in patterns: return [(patterns[name].pattern, put)]

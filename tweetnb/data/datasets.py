@@ -135,7 +135,7 @@ def _download(url, dest, size, sha256, tries, timeout):
     if fault:
         part.unlink()
         raise DownloadError(f'the downloaded file {fault}', path=url, remedy=_changed)
-    with open(part, 'rb') as f: os.fsync(f.fileno())
+    with open(part, 'r+b') as f: os.fsync(f.fileno())
     os.replace(part, dest)
     return dest
 

@@ -93,10 +93,13 @@ def _card_usage(info, name):
 
 def _card_pipeline(info, name):
     "How Hugging Face's library uses it, and what is missing there"
-    hf = info.get('hugging_face')
-    if not hf: return ''
-    if 'problem' in hf: return f"## With transformers alone\n\nNot possible: {_escape(hf['problem'])}."
+    hf,members = info.get('hugging_face'),info['model'].get('members', {})
     folder = re.sub(r'[^A-Za-z0-9._-]', '_', name)
+    theirs = ', '.join(f'`{folder}/{k}`' for k,o in members.items() if o['arch'] in ('bert', 'hf_classifier'))
+    if theirs: hf = dict(problem='the library knows no such ensembles')
+    if not hf: return ''
+    alone = f' Its transformers can be loaded there, each for itself: {theirs}.' if theirs else ''
+    if 'problem' in hf: return f"## With transformers alone\n\nNot possible: {_escape(hf['problem'])}.{alone}"
     call = f"pipeline('text-classification', model='{folder}', top_k=None, truncation=True)(['a tweet'])"
     left = [f'the step `{_escape(o)}`' for o in hf['left_out']]
     left += ['the decision (only the probabilities are there)']*bool(info.get('decisions', {}).keys() - {'temperature'})
@@ -174,7 +177,8 @@ def _card_limitations(info, name):
     if kind == 'regression': lines[0] = 'It answers with a number, whatever the text and its language.'
     golden = len(info.get('golden', {}).get('tweets', []))
     if golden: lines.append(f'The bundle contains {golden} of its tweets, with handles replaced, to check itself.')
-    if info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
+    if info.get('windows'): lines.append(f"A text longer than {info['max_len']} tokens is read in overlapping windows.")
+    elif info.get('max_len'): lines.append(f"Only the first {info['max_len']} tokens of a tweet are read.")
     if rare: lines.append(f"Fewer than 30 test tweets, too few to judge: {', '.join(rare)}.")
     return '\n'.join(['## Limitations\n', *[f'- {o}' for o in lines]])
 

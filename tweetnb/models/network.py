@@ -27,12 +27,13 @@ from .classifier import NUMBERS, Classifier, as_texts
 from .gradients import attention_weights, attribution_methods, evaluation_mode, token_weights
 from .recurrent import count_parameters, create_model
 from ..text.batches import BucketSampler, pad_rows
-from ..text.tokens import TweetTokenizer
+from ..text.tokens import POOLINGS, TweetTokenizer, pool_windows
 
 # %% ../../nbs/28_network.ipynb #241d4815
 class NetworkClassifier(Classifier):
     "A network, and what turns tweets into its input"
     needs = ('model.safetensors', 'tokenizer.json')
+    windows = None # Texts longer than `max_len` are cut; or read in windows: how these are joined, and their stride
 
     def __init__(self,
         model:nn.Module, # Takes `ids` and `lengths`; `model.config` says how `create_model` makes it
@@ -87,9 +88,8 @@ def _precision(self:NetworkClassifier):
     return torch.autocast(self.device.type, precisions[self.precision])
 
 @patch
-def _answers(self:NetworkClassifier, texts, bs):
+def _answers(self:NetworkClassifier, store, bs):
     "Yield the rows of each batch, and their logits"
-    store = self._encode(texts, self.max_len)[1]
     if isinstance(self.model, nn.Module): self.model.eval()
     with progress(total=len(store), desc='predicting') as bar, torch.inference_mode(), self._precision():
         for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
@@ -99,9 +99,11 @@ def _answers(self:NetworkClassifier, texts, bs):
 
 @patch
 def _probs(self:NetworkClassifier, texts, bs):
-    res = np.empty((len(texts), len(self.columns)), dtype=np.float32)
-    for rows,logits in self._answers(texts, bs): res[rows] = self._normalise(logits).cpu().numpy()
-    return res
+    if self.windows: store,owner = self.tokenizer.windows(self.cleaner.apply(texts), self.max_len, self.windows[1])
+    else: store = self._encode(texts, self.max_len)[1]
+    res = np.empty((len(store), len(self.columns)), dtype=np.float32)
+    for rows,logits in self._answers(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
+    return pool_windows(res, owner, self.windows[0], self.multilabel or self.numbers) if self.windows else res
 
 @patch
 def _normalise(self:NetworkClassifier, logits):
@@ -115,7 +117,7 @@ def batch_rows(self:NetworkClassifier,
     bs:int # Tweets per batch
 ) -> np.ndarray: # int [texts], the order in which the batches contain them
     "Run the model over all texts, for the hooks on it"
-    rows = [rows for rows,_ in self._answers(texts, bs)]
+    rows = [rows for rows,_ in self._answers(self._encode(texts, self.max_len)[1], bs)]
     return np.concatenate(rows) if rows else np.array([], dtype=int)
 
 # %% ../../nbs/28_network.ipynb #91baa0e4
@@ -221,6 +223,7 @@ def attention(self:NetworkClassifier,
 @patch
 def _state(self:NetworkClassifier):
     known = dict(model=self.config, max_len=self.max_len, widths=self.widths)
+    if self.windows: known['windows'] = list(self.windows)
     if isinstance(self.model, TransformerClassifier):
         try: return self._hf_state(known)
         except TweetnbError as e: known['hugging_face'] = dict(problem=e.problem)
@@ -235,6 +238,7 @@ def _hf_state(self:NetworkClassifier, known):
     kind = ('regression', 1., self.scale) if self.numbers else (self.problem_type, temperature)
     hf = hf_form(self.model, self.columns, *kind)
     left_out = self.cleaner.normalizer()[1] + ['temperature']*(self.temperature != temperature)
+    if self.windows: left_out.append('windows')
     known['hugging_face'] = dict(architecture=type(hf).__name__, temperature=temperature, left_out=left_out)
     def write(folder):
         hf.config.save_pretrained(folder)
@@ -244,9 +248,11 @@ def _hf_state(self:NetworkClassifier, known):
 
 def _is_count(n): return type(n) is int and n > 0
 
-def _check_lengths(max_len, widths):
+def _check_lengths(max_len, widths, windows=None):
     "Raise `TweetnbError` for lengths that cannot be"
     if max_len is not None and not _is_count(max_len): raise TweetnbError(f'max_len is {max_len!r}')
+    if windows and (windows[0] not in POOLINGS or not _is_count(windows[1])):
+        raise TweetnbError(f'the windows are {windows!r}')
     if widths is None: return
     if not (isinstance(widths, list) and widths and all(map(_is_count, widths))):
         raise TweetnbError(f'the widths are {widths!r}')
@@ -254,7 +260,7 @@ def _check_lengths(max_len, widths):
 @patch(cls_method=True)
 def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, device='auto') -> NetworkClassifier:
     "Read what `_state` told; raise `TweetnbError` if the parts do not fit together"
-    _check_lengths(info['max_len'], info['widths'])
+    _check_lengths(info['max_len'], info['widths'], info.get('windows'))
     config,labels = info['model'],info['labels']
     if info.get('problem_type') in NUMBERS: labels = ['number']
     model,tokenizer = create_model(**config), TweetTokenizer.load(folder)
@@ -266,4 +272,6 @@ def from_folder(cls:NetworkClassifier, folder:Path, info:dict, cleaner:Cleaner, 
     if 'architecture' in hf: state = from_hf_state(model, state, hf['temperature'], scale)
     model.load_state_dict(state, assign=mapped)
     model.config = config
-    return cls(model, tokenizer, cleaner, info['labels'], info['max_len'], info['widths'], info, device)
+    res = cls(model, tokenizer, cleaner, info['labels'], info['max_len'], info['widths'], info, device)
+    res.windows = info.get('windows')
+    return res

@@ -29,13 +29,16 @@ class OnnxClassifier(Classifier):
     needs = ('tokenizer.json',)
 
     def _probs(self, texts, bs):
-        store = self.tokenizer.encode(self.cleaner.apply(texts), self.max_len)
+        from tweetnb.text.tokens import pool_windows
+        cleaned,windows = self.cleaner.apply(texts), self.info.get('windows')
+        if windows: store,owner = self.tokenizer.windows(cleaned, self.max_len, windows[1])
+        else: store = self.tokenizer.encode(cleaned, self.max_len)
         order = np.argsort(store.lengths, kind='stable')
-        res = np.empty((len(texts), len(self.columns)), np.float32)
+        res = np.empty((len(store), len(self.columns)), np.float32)
         for start in range(0, len(order), bs):
             rows = order[start:start+bs]
             res[rows] = self._logits([store[i] for i in rows], store.lengths[rows])
-        return res
+        return pool_windows(res, owner, windows[0], self.multilabel or self.numbers) if windows else res
 
     def _logits(self, tweets, lengths):
         "The probabilities of a batch of tweets as ids"

@@ -137,7 +137,8 @@ class RequestMetrics:
 
     def render(self,
         counts:dict, # Counts of the batcher: `texts` and `calls`
-        n_waiting:int # Texts in the queue
+        n_waiting:int, # Texts in the queue
+        more:list=() # Arguments of other metrics: name, type, description, values
     ) -> str: # The response of `/metrics`
         "Write all metrics"
         requests = {f'{{path="{path}",status="{status}"}}': n for (path,status),n in sorted(self.requests.items())}
@@ -149,6 +150,7 @@ class RequestMetrics:
         lines += _metric_lines('queued_texts', 'gauge', 'Texts in the queue', {'': n_waiting})
         lines += _metric_lines('texts_total', 'counter', 'Texts predicted', {'': counts['texts']})
         lines += _metric_lines('batches_total', 'counter', 'Calls of the model', {'': counts['calls']})
+        for o in more: lines += _metric_lines(*o)
         return '\n'.join(lines) + '\n'
 
 # %% ../../nbs/33_serve.ipynb #086a2ba2
@@ -318,13 +320,17 @@ def make_server(
     api_key:str|None=None, # Clients send it as `Authorization: Bearer KEY`; default: `TWEETNB_API_KEY`, '' for no key
     log:Callable|None=None, # Called with a dict per request: id, method, path, status, seconds; default: no log
     rate:float|RateLimit|None=None, # Requests per minute and client; more are answered 429
-    cors:list|tuple=() # Origins whose pages may ask from a browser, such as 'https://example.org'; '*' for all
+    cors:list|tuple=(), # Origins whose pages may ask from a browser, such as 'https://example.org'; '*' for all
+    watch:Callable|None=None # Called with the texts of a batch and their answers; its `metrics()` join `/metrics`
 ): # A FastAPI application with POST /predict, POST /, GET /health and GET /metrics
     "Make the service as an ASGI application; raise `TweetnbError` for a bundle that cannot be loaded"
     fastapi = _import_fastapi()
     if not isinstance(classifier, Classifier): classifier = load(classifier, device)
     if api_key is None: api_key = os.environ.get('TWEETNB_API_KEY', '')
-    def predict(texts): return classifier.outputs(texts).to_numpy()
+    def predict(texts):
+        found = classifier.outputs(texts)
+        if watch: watch(texts, found)
+        return found.to_numpy()
 
     @asynccontextmanager
     async def lifespan(app):
@@ -338,7 +344,7 @@ def make_server(
     app = fastapi.FastAPI(title='tweetnb', version=__version__, description=about, lifespan=lifespan,
                           docs_url=None, redoc_url=None, exception_handlers=_error_handlers(fastapi))
     app.state.classifier = classifier
-    app.state.metrics = RequestMetrics()
+    app.state.metrics,app.state.watch = RequestMetrics(), watch
     app.state.stopping = False
     app.include_router(_make_router(fastapi, app.state, _schemas(max_texts, max_chars), bool(api_key)))
     app.add_middleware(BodyLimitMiddleware, max_bytes=max_bytes, timeout=timeout)
@@ -461,7 +467,9 @@ def _make_router(fastapi, state, schemas, has_key):
     @router.get('/metrics', response_class=PlainTextResponse, dependencies=key)
     async def metrics():
         "Return metrics for Prometheus"
-        text = state.metrics.render(state.batcher.counts, state.batcher.n_waiting)
+        watch = state.watch
+        more = await asyncio.get_running_loop().run_in_executor(None, watch.metrics) if watch else ()
+        text = state.metrics.render(state.batcher.counts, state.batcher.n_waiting, more)
         return PlainTextResponse(text, media_type='text/plain; version=0.0.4; charset=utf-8')
 
     return router

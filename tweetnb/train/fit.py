@@ -35,7 +35,7 @@ from ..models.ngram import fit_ngram
 from ..models.recurrent import models
 from ..ship.bundle import combine, load
 from ..text.block import TweetDataLoaders
-from ..text.tokens import TweetTokenizer
+from ..text.tokens import POOLINGS, TweetTokenizer
 from ..text.vectors import embedding_matrix
 from .callbacks import TimeLimit
 from .devices import active_runner, runner
@@ -68,6 +68,8 @@ class Config:
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
+    windows:str|None = None # Read longer texts in windows, joined by 'mean', 'max' or 'attention', instead of cutting
+    stride:int = 32 # Tokens that a window shares with the one before
     problem_type:str|None = None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the column tells
 
 # %% ../../nbs/50_fit.ipynb #4986b1f7
@@ -79,7 +81,7 @@ _defaults = {
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
     'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
-_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds'.split())
+_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds stride'.split())
 
 def default_config(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -102,7 +104,7 @@ def default_config(
 
 # %% ../../nbs/50_fit.ipynb #34545e82
 _for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe',
-                 'seconds'}
+                 'seconds', 'windows', 'stride'}
 
 def config_from(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -352,6 +354,9 @@ def fit(
     df = with_problem(df, config.problem_type)
     if config.class_weight and (is_numbers(df['label']) or is_ordinal(df['label'])):
         raise TweetnbError('numbers have no class_weight', remedy='Leave it out: every tweet counts the same.')
+    known = ('mean',) if is_numbers(df['label']) or is_ordinal(df['label']) else POOLINGS
+    if config.windows not in (None, *known):
+        raise TweetnbError(f'unknown windows {config.windows!r}', remedy=f"Choose from {', '.join(known)}.")
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
     start = time.perf_counter()
     rows = _training_rows(config, df, seed)
@@ -360,6 +365,7 @@ def fit(
     elif config.model == 'ngram' and not cbs and active_runner() is None:
         classifier,history = _fit_ngram(config, rows, seed)
     else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet, head)
+    if config.windows: classifier.windows = config.windows, config.stride
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
     result = TrainResult(config, seed, classifier, df, seconds, history, learn)

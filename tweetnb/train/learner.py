@@ -15,6 +15,7 @@ import pandas as pd
 import torch
 import fastai.callback.schedule             # adds fit_one_cycle, lr_find and their kin to Learner
 from fastai.callback.core import Callback, event
+from fastai.callback.mixup import MixHandler
 from fastai.callback.progress import ProgressCallback
 from fastai.imports import IN_NOTEBOOK
 from fastai.learner import Learner
@@ -77,6 +78,12 @@ class TweetLearner(ResumableLearner):
     def fit(self, *args, **kwargs):
         super().fit(*args, **kwargs)
         self._fitted = _record(self)                       # fastai forgets it with the first prediction
+
+    def add_cbs(self, cbs):
+        mixes = [o for o in listify(cbs) if issubclass(o if isinstance(o, type) else type(o), MixHandler)]
+        if not mixes: return super().add_cbs(cbs)
+        raise TweetnbError('MixUp and CutMix blend pixels; between two words there is none',
+                           remedy='For softer targets: tweet_learner(dls, loss_func=LabelSmoothingCrossEntropyFlat()).')
 
     def _call_one(self, event_name):
         if not self.direct_events: return super()._call_one(event_name)

@@ -72,7 +72,8 @@ class MaskedLM(nn.Module):
 
 # %% ../../nbs/49_pretrain.ipynb #8f680e45
 _hf_heads = {'bert': ('cls.predictions.transform.dense', 'cls.predictions.transform.LayerNorm', 'cls.predictions.bias'),
-             'roberta': ('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias')}
+             'roberta': ('lm_head.dense', 'lm_head.layer_norm', 'lm_head.bias'),
+             'distilbert': ('vocab_transform', 'vocab_layer_norm', 'vocab_projector.bias')}
 
 def _head_names(prefix):
     "The names of a head's weights in a checkpoint -> those in `MaskedLM`; none for kinds with another head"
