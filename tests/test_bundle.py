@@ -338,3 +338,33 @@ def test_there_is_no_moment_without_a_bundle(tmp_path):
         for i in range(300): write(i)
     finally: done.set(); watcher.join()
     assert not missing and (folder/'a').read_text() == '0299' and [o.name for o in tmp_path.iterdir()] == ['kept']
+
+# --- in MLflow
+
+def test_a_bundle_as_a_model_of_mlflow(plain, mood, tmp_path, monkeypatch):
+    "Saved, logged in a run, and loaded by MLflow itself in a process of its own: no network, no server, no pickle"
+    mlflow = pytest.importorskip('mlflow')
+    from tweetnb.ship.bundle import mlflow_model
+    monkeypatch.chdir(tmp_path)
+    uri = f'sqlite:///{tmp_path}/mlflow.db'
+    mlflow.set_tracking_uri(uri)
+    mlflow.set_experiment('mood')
+    with mlflow.start_run(): logged = mlflow.pyfunc.log_model(name='plain', **mlflow_model(plain))
+    mlflow.pyfunc.save_model(tmp_path/'mood-mlflow', **mlflow_model(mood))
+    table = pd.DataFrame({'text': tweets})
+    for path,folder in ((logged.model_uri, plain), (str(tmp_path/'mood-mlflow'), mood)):
+        model = mlflow.pyfunc.load_model(path)
+        pd.testing.assert_frame_equal(model.predict(table), load(folder, 'cpu').predict(table), atol=1e-6)
+        with pytest.raises(mlflow.MlflowException): model.predict(pd.DataFrame({'tweet': tweets}))
+    code = ("import json, sys, mlflow\nfound = mlflow.pyfunc.load_model(sys.argv[1])\n"
+            "print(json.dumps(found.predict(json.loads(sys.argv[2]))['label'].tolist()))")
+    given = [sys.executable, '-c', code, str(tmp_path/'mood-mlflow'), json.dumps([dict(text=o) for o in tweets])]
+    res = subprocess.run(given, capture_output=True, text=True, cwd=tmp_path)
+    assert json.loads(res.stdout.splitlines()[-1]) == load(mood).predict(tweets)['label'].tolist(), res.stderr
+    files = [o.name for o in tmp_path.rglob('*') if o.suffix in ('.pkl', '.pickle', '.pt', '.joblib')]
+    assert not files and 'loader_module: tweetnb.ship.bundle' in (tmp_path/'mood-mlflow'/'MLmodel').read_text()
+
+def test_mlflow_that_is_missing_is_named(plain, monkeypatch):
+    from tweetnb.ship.bundle import mlflow_model
+    monkeypatch.setitem(sys.modules, 'mlflow.models', None)
+    with pytest.raises(TweetnbError, match=r'tweetnb\[mlflow\]'): mlflow_model(plain)

@@ -11,8 +11,8 @@ from small_learner import learner, same, table, train, weights
 from tweetnb.core import TweetnbError
 from tweetnb.evaluate.plots import plot_history
 from tweetnb.text.block import TweetDataLoaders
-from tweetnb.train.callbacks import (EvaluateEvery, SaveHistory, Stopwatch, TensorBoard, WandB, evaluate, history,
-                                     preserve_rng, rng_state)
+from tweetnb.train.callbacks import (EvaluateEvery, MLflow, SaveHistory, Stopwatch, TensorBoard, WandB, evaluate,
+                                     history, preserve_rng, rng_state)
 from tweetnb.train.checkpoint import Checkpoint
 from tweetnb.train.learner import tweet_learner
 
@@ -115,10 +115,23 @@ def test_weights_and_biases_offline(tmp_path, alone, monkeypatch):
     logs = [o.read_text(errors='replace') for o in (tmp_path/'wandb').glob('offline-run-*/logs/*.log')]
     assert len(runs) == 1 and b'step/loss' in runs[0].read_bytes(), '\n'.join(logs)
 
+def test_mlflow_in_a_file(tmp_path, alone):
+    "Written without a server or a network, and read back by MLflow"
+    mlflow = pytest.importorskip('mlflow')
+    log = MLflow('mood', tmp_path, every=5, params=dict(lr=.1), run_name='one')
+    learn = train(learner(log, EvaluateEvery(5, sample=50)))
+    assert same(weights(learn), alone)
+    client = mlflow.MlflowClient(f'sqlite:///{tmp_path}/mlflow.db')
+    run, = client.search_runs([client.get_experiment_by_name('mood').experiment_id])
+    assert (run.info.status, run.info.run_name, run.data.params) == ('FINISHED', 'one', dict(lr='0.1'))
+    steps = [o.step for o in client.get_metric_history(run.info.run_id, 'step/loss')]
+    assert steps == list(range(5, len(learn.recorder.losses) + 1, 5))
+    assert {'epoch/valid_loss', 'train/accuracy', 'valid/accuracy'} <= set(run.data.metrics)
+
 def test_missing_packages_are_named(monkeypatch, tmp_path):
     import sys
     loggers = (('torch.utils.tensorboard', TensorBoard(tmp_path), 'tensorboard'),
-               ('wandb', WandB(folder=tmp_path), 'wandb'))
+               ('wandb', WandB(folder=tmp_path), 'wandb'), ('mlflow', MLflow(folder=tmp_path), 'mlflow'))
     for name,log,extra in loggers:
         monkeypatch.setitem(sys.modules, name, None)
         with pytest.raises(TweetnbError, match=rf'tweetnb\[{extra}\]'): log.open()
@@ -126,7 +139,7 @@ def test_missing_packages_are_named(monkeypatch, tmp_path):
 def test_importing_stays_quick():
     import subprocess, sys
     code = ('import sys, tweetnb.train.timing, tweetnb.train.losses\n'
-            'print([o for o in ("wandb", "tensorboard", "torchvision", "torch_xla") if o in sys.modules])')
+            'print([o for o in ("wandb", "mlflow", "tensorboard", "torchvision", "torch_xla") if o in sys.modules])')
     done = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
     assert done.stdout.strip() == '[]', done.stderr
 

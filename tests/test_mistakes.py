@@ -4,13 +4,16 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from conftest import tweetnb
+from scipy.stats import fisher_exact
 from test_calibrate import some_probs
-from tweetnb.core import sample_path
+from tweetnb.core import TweetnbError, sample_path
 from tweetnb.data.clean import Cleaner
 from tweetnb.data.read import read_tweets
-from tweetnb.evaluate.mistakes import (accuracy_by, confident_joint, label_errors, length_bins, out_of_fold, top_losses,
-                                       wilson)
+from tweetnb.evaluate.mistakes import (CHECKS, accuracy_by, checklist, compare_slices, confident_joint, keep_checklist,
+                                       label_errors, length_bins, out_of_fold, slices, top_losses, tweet_slices, wilson)
 from tweetnb.metrics import log_loss
+from tweetnb.models.classifier import Classifier
 from tweetnb.models.linear import LinearClassifier
 
 df = read_tweets(sample_path('tweets.csv'), label=True)
@@ -97,3 +100,125 @@ def test_out_of_fold_keeps_numbers():
     table = df.head(120).assign(label=np.tile([0, 1], 60))
     assert out_of_fold(table, k=3).columns.tolist() == [0, 1]
     assert set(label_errors(table, k=3)['likely']) <= {0, 1}
+
+# --- label errors beside cleanlab
+
+@pytest.mark.parametrize('wrong', [0, .15])
+def test_label_errors_are_those_of_cleanlab(wrong):
+    "The same confident joint, and the same tweets in the same order"
+    pytest.importorskip('cleanlab', reason='needs cleanlab')
+    from cleanlab.count import compute_confident_joint
+    from cleanlab.filter import find_label_issues
+    table = df[df['label'].notna()].reset_index(drop=True)
+    probs = out_of_fold(table, Cleaner.preset('tweeteval'))
+    y = probs.columns.get_indexer(table['label'].astype(str))
+    rng = np.random.default_rng(0)
+    y = np.where(rng.random(len(y)) < wrong, rng.integers(0, 3, len(y)), y)
+    p = probs.to_numpy()/probs.to_numpy().sum(1, keepdims=True)
+    ours = label_errors(table.assign(label=probs.columns.to_numpy()[y]), probs)
+    assert (ours.attrs['joint'].to_numpy() == compute_confident_joint(y, p, calibrate=False)).all()
+    theirs = find_label_issues(y, p, filter_by='confident_learning', return_indices_ranked_by='normalized_margin',
+                               n_jobs=1)
+    assert set(theirs) == set(ours.index) and len(theirs) > 90
+    np.testing.assert_allclose(ours['margin'], ours['margin'].loc[theirs])         # the same order, but for ties
+
+# --- slices
+
+def test_slices_by_plain_loops_and_published_figures():
+    "Fisher's test, doubled; Newcombe (1998), method 10, his first example: 56 of 70 and 48 of 80"
+    hit, marks = np.repeat([True, False, True, False], [56, 14, 48, 32]), pd.DataFrame(dict(first=np.arange(150) < 70))
+    found = compare_slices(hit, marks).loc['first']
+    np.testing.assert_allclose(found[['gap', 'gap_low', 'gap_high']].astype(float), [.2, .0524, .3339], atol=5e-5)
+    counts = [[56, 14], [48, 32]]
+    tails = [fisher_exact(counts, alternative=o).pvalue for o in ('less', 'greater')]
+    np.testing.assert_allclose(found['p'], 2*min(tails))
+
+@settings(max_examples=12, deadline=None)
+@given(seed=st.integers(0, 10_000), n=st.integers(4, 60))
+def test_slices_count_every_tweet(seed, n):
+    rng = np.random.default_rng(seed)
+    hit, marks = rng.random(n) < .6, pd.DataFrame(rng.random((n, 3)) < .5, columns=list('abc'))
+    marks.iloc[0], marks.iloc[1] = True, False
+    for name,row in compare_slices(hit, marks).iterrows():
+        inside = marks[name].to_numpy()
+        assert row['tweets'] == inside.sum() and np.isclose(row['share'], hit[inside].mean())
+        assert np.isclose(row['rest'], hit[~inside].mean()) and 0 <= row['p'] <= 1
+        assert row['low'] - 1e-9 <= row['share'] <= row['high'] + 1e-9
+        assert row['gap_low'] - 1e-9 <= row['gap'] <= row['gap_high'] + 1e-9
+
+class Rule(Classifier):
+    "A classifier that finds one word"
+    def __init__(self, word, lower=False):
+        super().__init__(['negative', 'positive'])
+        self.word, self.lower = word, lower
+    def _probs(self, texts, bs):
+        good = np.array([self.word in (o.lower() if self.lower else o) for o in texts])
+        return np.stack([np.where(good, .2, .7), np.where(good, .8, .3)], 1)
+
+def groups(n=600, seed=0):
+    "Tweets of two regions, one of which says 'ace' where the other says 'good'"
+    rng = np.random.default_rng(seed)
+    good, north = rng.random(n) < .5, rng.random(n) < .3
+    word = np.where(good, np.where(north & (rng.random(n) < .5), 'ace', 'good'), 'bad')
+    return pd.DataFrame(dict(text=[f'a {o} day' for o in word], label=np.where(good, 'positive', 'negative'),
+                             region=np.where(north, 'north', 'south'), age=rng.integers(18, 90, n)))
+
+def test_a_group_that_is_not_understood_is_found():
+    found = slices(Rule('good'), groups(), by=['region', 'age'], label='positive')
+    assert found.loc[('recall', 'region: north'), 'verdict'] == 'lower'
+    assert found.loc[('accuracy', 'region: north'), 'gap_high'] < 0
+    ages = found[found.index.get_level_values('slice').str.startswith('age')]
+    assert len(ages) == 16 and (ages['verdict'] == '').all()
+    assert not found.loc['false alarms', 'verdict'].any()
+
+def test_authors_and_languages_are_slices_of_their_own():
+    table = groups().rename(columns=dict(region='lang')).assign(author='ana')
+    names = tweet_slices(table).columns
+    assert 'lang: north' in names and not any(o.startswith('author') for o in names)       # all tweets are hers
+    table.loc[:99, 'label'] = None
+    found = slices(Rule('good'), table)
+    assert found.loc[('accuracy', 'lang: north'), 'tweets'] == (table['lang'][100:] == 'north').sum()
+
+# --- the checklist
+
+def test_only_what_disturbs_it_fails():
+    tweets = ['@ana he is a good friend 👍 of Mary #x http://t.co/a', 'a bad day for John and his brother 👎']*20
+    found = checklist(Rule('good'), tweets)
+    assert found.table.loc['upper case', 'fails'] == 20 and found.table.loc['pronoun', 'fails'] == 0
+    assert set(CHECKS) <= set(found.table.index)
+    assert found.table.loc['praise negated', 'fails'] == found.table.loc['praise negated', 'tweets'] == 20
+    quiet = checklist(Rule('good', lower=True), tweets)
+    assert quiet.table.loc['upper case', 'fails'] == 0 and quiet.robustness > found.robustness
+    assert set(quiet.examples['check']) <= {'typo', 'praise negated'}
+    mine = checklist(Rule('good'), tweets, praise=None, checks=dict(gone=lambda o, rng: o.replace('good', 'fine')))
+    assert mine.table.index.tolist() == ['gone'] and mine.robustness == 0
+
+def test_the_card_says_how_robust_it_is(baseline, tmp_path):
+    from tweetnb.ship.bundle import load
+    folder = baseline.save(tmp_path/'moods')
+    found = checklist(folder, df, n=100)
+    keep_checklist(folder, found)
+    said = f'{found.robustness:.1%} of its answers stay'
+    assert said in (folder/'README.md').read_text(encoding='utf-8')
+    again = load(folder).save(tmp_path/'again')
+    assert said in (again/'README.md').read_text(encoding='utf-8')
+    assert load(again).info['robustness'] == found.to_dict()
+
+def test_slices_and_checklist_on_the_command_line(plain, tmp_path):
+    import shutil
+    folder, file = shutil.copytree(plain, tmp_path/'plain'), tmp_path/'t.csv'
+    groups().to_csv(file, index=False)
+    said = tweetnb('slices', folder, file, '--by', 'region', '--for', 'positive').stdout
+    assert 'region: north' in said and 'false alarms' in said
+    said = tweetnb('checklist', folder, sample_path('tweets_test_labelled.csv'), '--keep').stdout
+    assert 'upper case' in said and 'Robustness: 0.' in said
+    assert '## Robustness' in (folder/'README.md').read_text(encoding='utf-8')
+    assert "no column 'town'" in tweetnb('slices', folder, file, '--by', 'town', ok=False).stderr
+
+def test_numbers_have_no_slices():
+    numbers = Rule('good')
+    numbers.problem_type = 'regression'
+    for call in checklist, slices:
+        with pytest.raises(TweetnbError, match='not for numbers'): call(numbers, df)
+    several = pd.DataFrame(dict(text=['a', 'b'], label=[('x', 'y'), ()]))
+    with pytest.raises(TweetnbError, match='one label a tweet'): slices(Rule('good'), several)

@@ -21,7 +21,8 @@ _names = {
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
     'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.shards',
     'predict_dataset': 'ship.shards',
-    'decide': 'ship.bundle', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
+    'decide': 'ship.bundle', 'mlflow_model': 'ship.bundle', 'slices': 'evaluate.mistakes',
+    'checklist': 'evaluate.mistakes', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
     'sample_path': 'core', 'app': 'ship.app'}
 
@@ -33,7 +34,7 @@ _more = {
     'embedding_matrix': 'text.vectors', 'read_vectors': 'text.vectors', 'count_parameters': 'models.recurrent',
     'create_model': 'models.recurrent', 'models': 'models.recurrent', 'class_weights': 'train.losses',
     'tweet_loss': 'train.losses', 'EvaluateEvery': 'train.callbacks', 'SaveHistory': 'train.callbacks',
-    'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks',
+    'TensorBoard': 'train.callbacks', 'WandB': 'train.callbacks', 'MLflow': 'train.callbacks',
     'Checkpoint': 'train.checkpoint', 'find_bs': 'train.finders', 'find_clip': 'train.finders',
     'find_lr': 'train.finders',
     'profile': 'train.timing', 'compare_hardware': 'train.timing', 'plot_hardware': 'train.timing',

@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['app', 'main', 'File', 'Folder', 'Out', 'TextColumn', 'LabelColumn', 'LabelDelim', 'ProblemType', 'Names', 'Columns',
            'Format', 'Limit', 'Device', 'Minutes', 'Epochs', 'Seed', 'Changes', 'train', 'evaluate', 'predict',
-           'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'label_pool',
-           'doctor', 'export', 'run_app', 'serve', 'demo']
+           'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'slices', 'checklist',
+           'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
 
 # %% ../nbs/60_cli.ipynb #5b29ebb1
 import json, sys
@@ -335,6 +335,40 @@ def drift(
     found = find_drift(load(folder, device), new, old)
     out.print(json.dumps(found.to_dict(), ensure_ascii=False) if as_json else repr(found))
     if strict and found.alarm: raise Exit(1)
+
+@app.command()
+def slices(
+    folder:Folder, file:File, device:Device = 'auto',
+    by:Annotated[str|None, Option('--by', help='Columns whose values to compare (default: marks in texts).')] = None,
+    wanted:Annotated[str|None, Option('--for', help='Compare also how often this label is found and given.')] = None,
+    text:TextColumn = None, label:LabelColumn = None, names:Names = None, format:Format = None, limit:Limit = None):
+    "Say for which parts of labelled tweets a bundle does worse: negations, lengths, authors, any groups."
+    from tweetnb.evaluate.mistakes import slices as find_slices
+    from tweetnb.ship.bundle import load
+    df = _read(file, text, label or True, names, format, limit)
+    found = find_slices(load(folder, device), df, by and by.replace(' ', '').split(','), wanted)
+    for measure,table in found.groupby('measure', sort=False):
+        ends = [f'{low:+.2f}…{high:+.2f}' for low,high in zip(table['gap_low'], table['gap_high'])]
+        shown = table.droplevel(0)[['tweets', 'share', 'rest', 'gap', 'q', 'verdict']]
+        shown.insert(4, '95 % of gap', ends)
+        print_table(shown, measure)
+    out.print('A verdict (lower, higher): of these at most one in twenty is chance, on average.')
+
+@app.command()
+def checklist(
+    folder:Folder, file:File, device:Device = 'auto',
+    praise:Annotated[str, Option('--praise', help='The label that praise stands for.')] = 'positive',
+    keep:Annotated[bool, Option('--keep', help='Put the result into the bundle and its card.')] = False,
+    text:TextColumn = None, format:Format = None, limit:Limit = None):
+    "Change tweets in ways that must not matter (typos, names, links, case, …) and count the answers that change."
+    from tweetnb.evaluate.mistakes import checklist as try_changes, keep_checklist
+    from tweetnb.ship.bundle import load
+    found = try_changes(load(folder, device), _read(file, text, False, None, format, limit), praise)
+    print_table(found.table)
+    for _,check,tweet,changed,old,new in found.examples.drop_duplicates('check').itertuples():
+        out.print(f'{check}: {old} → {new}', *[f'  {" ".join(o.split())}' for o in (tweet, changed)], sep='\n')
+    out.print(f'\nRobustness: {found.robustness:.3f} of the answers stay as they must.')
+    if keep: keep_checklist(folder, found)
 
 @app.command('label')
 def label_pool(

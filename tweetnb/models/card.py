@@ -131,6 +131,15 @@ def _card_evaluation(info, name):
     if info.get('by_label'): parts.append(_label_table(info))
     return '\n\n'.join(parts)
 
+# %% ../../nbs/18_card.ipynb #95e63b78
+def _card_robustness(info, name):
+    found = info.get('robustness')
+    if not found: return ''
+    rows = [(k, o['kind'], o['tweets'], o['fails'], o['fails']/o['tweets']) for k,o in found['checks'].items()]
+    table = _markdown_table(rows, ('change', 'kind', 'tweets', 'fails', 'share'))
+    said = f"{found['robustness']:.1%} of its answers stay when a tweet is changed in a way that must not matter"
+    return f'## Robustness\n\n{said} (the mean over the kinds of invariance).\n\n{table}'
+
 # %% ../../nbs/18_card.ipynb #0c3eeb34
 def _counts_table(splits, labels):
     "Number of tweets per label in each split"
@@ -175,7 +184,7 @@ def _card_limitations(info, name):
 
 # %% ../../nbs/18_card.ipynb #b250a6cf
 _sections = [_card_header, _card_description, _card_usage, _card_pipeline,
-             _card_evaluation, _card_data, _card_procedure, _card_limitations]
+             _card_evaluation, _card_robustness, _card_data, _card_procedure, _card_limitations]
 
 def card_markdown(
     info:dict, # The content of `bundle.json`

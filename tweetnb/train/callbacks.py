@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['evaluation_metrics', 'rng_state', 'set_rng_state', 'preserve_rng', 'evaluate', 'EvaluateEvery', 'TimeLimit',
-           'history', 'SaveHistory', 'Stopwatch', 'AutoSplitBatch', 'Logger', 'TensorBoard', 'WandB']
+           'history', 'SaveHistory', 'Stopwatch', 'AutoSplitBatch', 'Logger', 'TensorBoard', 'WandB', 'MLflow']
 
 # %% ../../nbs/42_callbacks.ipynb #fe63919b
 import os, random, time
@@ -428,3 +428,36 @@ class WandB(Logger):
 
     def write(self, name, value, step): self.wandb_run.log({name: value, 'step': step})
     def close(self): self.wandb_run.finish()
+
+# %% ../../nbs/42_callbacks.ipynb #6c694e02
+class MLflow(Logger):
+    "Write a run of MLflow, into a local file by default"
+    def __init__(self,
+        experiment:str='tweetnb', # Its name, made if it is not there
+        folder:str|Path='.', # Of the file `mlflow.db`
+        uri:str|None=None, # A tracking server or another database
+        every:int=10, # Steps between losses
+        params:dict|None=None, # Settings to note down
+        **settings # Further parameters of `MlflowClient.create_run`: run_name, tags, …
+    ):
+        super().__init__(every)
+        self.experiment = experiment
+        self.folder = Path(folder).absolute()
+        self.uri = uri or f"sqlite:///{self.folder/'mlflow.db'}"
+        self.params = params or {}
+        self.settings = settings
+
+    def open(self):
+        try: from mlflow import MlflowClient
+        except ImportError as e:
+            raise TweetnbError('MLflow is not installed', remedy="Run: pip install 'tweetnb[mlflow]'") from e
+        if self.uri.startswith('sqlite') and not os.access(self.folder, os.W_OK):
+            raise TweetnbError('cannot write a run', path=self.folder, remedy='Choose an existing, writable folder.')
+        self.client = MlflowClient(self.uri)
+        known = self.client.get_experiment_by_name(self.experiment)
+        id = known.experiment_id if known else self.client.create_experiment(self.experiment)
+        self.run_id = self.client.create_run(id, **self.settings).info.run_id
+        for name,value in self.params.items(): self.client.log_param(self.run_id, name, value)
+
+    def write(self, name, value, step): self.client.log_metric(self.run_id, name, value, step=step)
+    def close(self): self.client.set_terminated(self.run_id)
