@@ -21,8 +21,7 @@ _names = {
     'LinearClassifier': 'models.linear', 'NetworkClassifier': 'models.network', 'Ensemble': 'models.ensemble',
     'combine': 'ship.bundle', 'push_to_hub': 'ship.bundle', 'export_onnx': 'ship.export', 'predict_file': 'ship.shards',
     'predict_dataset': 'ship.shards',
-    'decide': 'ship.bundle', 'mlflow_model': 'ship.bundle', 'slices': 'evaluate.mistakes',
-    'checklist': 'evaluate.mistakes', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
+    'decide': 'ship.bundle', 'drift': 'evaluate.drift', 'suggest': 'train.suggest', 'doctor': 'ship.doctor',
     'compare': 'evaluate.compare', 'recipe': 'recipes', 'Scores': 'metrics', 'TweetnbError': 'core',
     'sample_path': 'core', 'app': 'ship.app'}
 
@@ -41,6 +40,7 @@ _more = {
     'pretrain': 'train.pretrain', 'RejectOption': 'evaluate.calibrate', 'Temperature': 'evaluate.calibrate',
     'with_neutral': 'evaluate.calibrate', 'label_errors': 'evaluate.mistakes', 'top_losses': 'evaluate.mistakes',
     'plot_confusion': 'evaluate.plots', 'plot_history': 'evaluate.plots', 'plot_comparison': 'evaluate.plots',
+    'slices': 'evaluate.mistakes', 'checklist': 'evaluate.mistakes', 'mlflow_model': 'ship.bundle',
     'published_form': 'recipes'}
 
 __all__ = ['__version__', *_names]

@@ -113,6 +113,8 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
+        stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets
         lr:float|None=None, # Peak learning rate
@@ -138,6 +140,8 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         self.vocab = vocab
         self.min_freq = min_freq
         self.max_len = max_len
+        self.windows = windows
+        self.stride = stride
         self.vectors = vectors
         self.epochs = epochs
         self.lr = lr
@@ -171,6 +175,8 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
+        stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets
         lr:float|None=None, # Peak learning rate
@@ -194,6 +200,8 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         self.vocab = vocab
         self.min_freq = min_freq
         self.max_len = max_len
+        self.windows = windows
+        self.stride = stride
         self.vectors = vectors
         self.epochs = epochs
         self.lr = lr
