@@ -412,7 +412,7 @@ def test_from_the_net_once(server, monkeypatch, tmp_path, name, capsys):
     assert out == '' and DATASETS[name].licence in err and DATASETS[name].citation in err
     silence(monkeypatch, name)
     pd.testing.assert_frame_equal(df, load_dataset(name))
-    assert capsys.readouterr() == ('', '')
+    assert DATASETS[name].licence not in ''.join(capsys.readouterr())
 
 @pytest.mark.parametrize('name', [*ARCHIVES, *FILES])
 def test_offline_the_message_is_an_instruction(server, monkeypatch, tmp_path, name):
