@@ -20,7 +20,8 @@ extras = {name: cfg[f'{name}_requirements'].split() for name in cfg['extras'].sp
 pythons = [f'Programming Language :: Python :: {o}' for o in ('3', *cfg['pythons'].split())]
 url,name,required = cfg['git_url'],cfg['lib_name'],cfg['requirements'].split()
 package = cfg['lib_path']
-extras['dev'] = cfg['dev_requirements'].split() + sum((extras[name] for name in extras if name != 'tpu'), [])
+apart = 'tpu', 'mlflow'            # another PyTorch; an older pyarrow
+extras['dev'] = cfg['dev_requirements'].split() + sum((o for name,o in extras.items() if name not in apart), [])
 if os.environ.get('TWEETNB_DIST') == 'serve': name,required,extras = f'{name}-serve',cfg['light_requirements'].split(),{}
 
 setup(

@@ -242,7 +242,7 @@ def test_near_pairs_beside_datasketch():
     pairs = {(min(i, j), max(i, j)) for i,m in enumerate(hashes) for j in lsh.query(m) if i != j}
     theirs = {(i, j) for i,j in pairs if jaccard(keys[i], keys[j]) >= 0.8}
     i,j,_ = near_pairs(keys, 0.8)
-    assert len(theirs) > 10 and len(theirs ^ set(zip(i.tolist(), j.tolist()))) <= len(theirs)/20
+    assert len(theirs) > 5 and len(theirs ^ set(zip(i.tolist(), j.tolist()))) <= 1
 
 def test_near_duplicates_of_100_000_tweets_take_seconds():
     keys = mutated(100_000)
@@ -270,7 +270,7 @@ def test_keys_of_a_million_texts():
 
 def test_the_language_of_each_text():
     pytest.importorskip('lingua', reason="needs pip install 'tweetnb[languages]'")
-    texts = ['what a lovely morning it is', 'so tired of all this rain', 'je suis tellement fatigué', 'صباح الخير',
+    texts = ['what a lovely morning it is', 'I am so tired of all this rain and of trains that never come', 'je suis tellement fatigué', 'صباح الخير',
              '今天天气很好', 'สวัสดีครับ', 'आज मौसम बहुत अच्छा है', '😂 @slim', 'http://t.co/x']
     df = pd.DataFrame({'text': texts}, index=range(5, 14))
     found = audit(df, languages=True)
