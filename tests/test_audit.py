@@ -270,7 +270,8 @@ def test_keys_of_a_million_texts():
 
 def test_the_language_of_each_text():
     pytest.importorskip('lingua', reason="needs pip install 'tweetnb[languages]'")
-    texts = ['what a lovely morning it is', 'I am so tired of all this rain and of trains that never come', 'je suis tellement fatigué', 'صباح الخير',
+    texts = ['what a lovely morning it is', 'I am so tired of all this rain and of trains that never come',
+             'je suis tellement fatigué', 'صباح الخير',
              '今天天气很好', 'สวัสดีครับ', 'आज मौसम बहुत अच्छा है', '😂 @slim', 'http://t.co/x']
     df = pd.DataFrame({'text': texts}, index=range(5, 14))
     found = audit(df, languages=True)
