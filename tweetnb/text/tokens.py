@@ -531,7 +531,7 @@ def windows(self:TweetTokenizer,
     texts:str|Iterable[str], # List, array or Series of strings
     max_len:int|None=None, # Most tokens per window, with prefix and suffix (default: what a pretrained model accepts)
     stride:int=32 # Tokens that a window shares with the one before
-) -> tuple: # The windows, a `TokenStore`; the row of the text of each, int [windows]
+) -> tuple: # The windows, a `TokenStore` whose `info` has their `starts`; the row of the text of each, int [windows]
     "Turn texts into ids, long ones in windows that overlap"
     encoder = self.encoder(max_len)
     if encoder.max_len is None: raise TweetnbError('windows need a length', remedy='Set max_len.')
@@ -546,7 +546,7 @@ def windows(self:TweetTokenizer,
     starts = store.offsets[owner] + np.minimum(place*step, over[owner])
     sizes = np.minimum(store.lengths, encoder.room)[owner]
     cut = TokenStore(store.ids[_positions(starts, sizes)], offsets_of(sizes))
-    return encoder.enclose(cut, sizes, {}), owner
+    return encoder.enclose(cut, sizes, dict(starts=starts - store.offsets[owner])), owner
 
 # %% ../../nbs/10_tokens.ipynb #d458ca7e
 POOLINGS = 'mean', 'max', 'attention' # Ways to join the answers to windows
