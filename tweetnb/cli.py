@@ -54,7 +54,7 @@ def _read(file, text=None, label=True, names=None, format=None, limit=None, quie
     return df
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
-_models = 'auto, or tfidf, ngram, gru, bilstm, subword, bert…'
+_models = 'auto, or tfidf, frozen, ngram, gru, bilstm, subword, bert…'
 _metrics = 'Of auto: macro_f1, accuracy, f1:LABEL, …; of numbers pearson, mae, …'
 
 @app.command()
@@ -382,7 +382,7 @@ def label_pool(
     from tweetnb.ship.bundle import load
     from tweetnb.train.suggest import Labelling, label_tweets, run_label_page
     names = [o.strip() for o in labels.split(',')] if labels else None
-    if page is not None: return run_label_page(pool, csv, names, bundle, text, port=page, say=out.print)
+    if page is not None: return run_label_page(pool, csv, names, bundle, text, format, limit, port=page, say=out.print)
     table = _read(pool, text, False, None, format, limit)
     label_tweets(Labelling(table, csv, names, load(bundle) if bundle else None), say=out.print)
 

@@ -121,10 +121,11 @@ def _normalise(self:NetworkClassifier, logits):
 def batch_rows(self:NetworkClassifier,
     texts:list, # Strings
     bs:int # Tweets per batch
-) -> np.ndarray: # int [texts], the order in which the batches contain them
+) -> tuple: # The order in which the batches contain texts, or windows, int [n]; the row of the text of each, int [n]
     "Run the model over all texts, for the hooks on it"
-    rows = [rows for rows,_ in self._answers(self._encode(texts, self.max_len)[1], bs)]
-    return np.concatenate(rows) if rows else np.array([], dtype=int)
+    _,store,owner = self._read(texts, self.max_len)
+    rows = [rows for rows,_ in self._answers(store, bs)]
+    return np.concatenate(rows) if rows else owner, owner
 
 # %% ../../nbs/28_network.ipynb #91baa0e4
 def _token_spans(tokenizer, read, ids):
@@ -183,13 +184,13 @@ def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
     wanted = label_positions(self.columns, label, len(texts))
     if not texts: return Attributions()
     mean,deviation = self.scale
-    answers = self._probs(texts, bs)
-    wanted = np.where(wanted < 0, answers.argmax(1), wanted)
     limit = min(max_len, self.max_len or max_len)
     read,store,owner = self._read(texts, limit)
     order = np.argsort(store.lengths, kind='stable')
     found,totals = [None]*len(store), np.full(len(store), np.nan)
     with evaluation_mode(self.model), progress(total=len(store), desc='explaining') as bar:
+        answers = self._probs(texts, bs)
+        wanted = np.where(wanted < 0, answers.argmax(1), wanted)
         for rows in np.split(order, range(bs, len(order), bs)):
             if not len(rows): continue
             ids,lengths = (o.to(self.device) for o in pad_rows(store, rows, pad_id=self.tokenizer.pad_id))

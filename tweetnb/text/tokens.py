@@ -549,10 +549,10 @@ def windows(self:TweetTokenizer,
     return encoder.enclose(cut, sizes, dict(starts=starts - store.offsets[owner])), owner
 
 # %% ../../nbs/10_tokens.ipynb #d458ca7e
-POOLINGS = 'mean', 'max', 'attention' # Ways to join the answers to windows
+POOLINGS = 'mean', 'max' # Ways to join the answers to windows
 
 def pool_windows(
-    probs:np.ndarray, # float [windows, labels]
+    probs:np.ndarray, # float [windows, labels], or vectors
     owner:np.ndarray, # From `TweetTokenizer.windows`
     how:str='mean', # One of `POOLINGS`
     alone:bool=False # Does each column stand on its own, instead of adding up to 1?
@@ -563,6 +563,4 @@ def pool_windows(
     if how == 'max':
         best = np.maximum.reduceat(probs, starts)
         return best if alone else best/best.sum(1, keepdims=True)
-    sure = np.abs(probs - .5).max(1, keepdims=True) + .5 if alone else probs.max(1, keepdims=True)
-    weights = sure/(1 - sure + 1e-6) if how == 'attention' else np.ones_like(sure)
-    return np.add.reduceat(weights*probs, starts)/np.add.reduceat(weights, starts)
+    return np.add.reduceat(probs, starts)/np.diff(starts, append=len(owner))[:,None].astype(probs.dtype)
