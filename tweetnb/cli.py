@@ -306,6 +306,7 @@ def decide(
     wanted:Annotated[str|None, Option('--for', help='The label that these are about (default: each).')] = None,
     coverage:Annotated[float|None, Option('--coverage', help='Give sets that hold the true label so often.')] = None,
     by_label:Annotated[bool, Option('--by-label', help='Hold --coverage for the tweets of each label.')] = False,
+    top:Annotated[int|None, Option('--top', help='Or sets of so many of the most probable labels.')] = None,
     cost:Annotated[list[str]|None, Option('--cost', help='TRUE:ANSWER=5; other mistakes cost 1. Repeatable.')] = None,
     abstain_cost:Annotated[float|None, Option('--abstain-cost', help='Cost of no answer.')] = None,
     abstain:Annotated[str, Option('--abstain', help='What to answer where there is no answer.')] = 'unsure',
@@ -315,7 +316,8 @@ def decide(
     from tweetnb.ship.bundle import decide as decide_bundle
     df = _read(file, text, label or True, names, format, limit)
     decision,table,tables = decide_bundle(folder, df, device, min_precision=min_precision, min_recall=min_recall,
-        label=wanted, coverage=coverage, by_label=by_label, costs=cost, abstain_cost=abstain_cost, abstain=abstain)
+        label=wanted, coverage=coverage, by_label=by_label, top=top, costs=cost, abstain_cost=abstain_cost,
+        abstain=abstain)
     print_table(table, 'What it gains and costs, on tweets that did not choose it')
     print_table(tables, 'By label')
     if never := decision.never(tables.index): out.print(f"Too few tweets to prove it, so never answered: {never}.\n")
