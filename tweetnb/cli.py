@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'File', 'Folder', 'Out', 'TextColumn', 'LabelColumn', 'LabelDelim', 'ProblemType', 'Names', 'Columns',
-           'Format', 'Limit', 'Device', 'Minutes', 'Epochs', 'Seed', 'Changes', 'train', 'evaluate', 'predict',
-           'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'slices', 'checklist',
-           'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
+           'Engine', 'Format', 'Limit', 'Device', 'Minutes', 'Epochs', 'Seed', 'Changes', 'train', 'evaluate',
+           'predict', 'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'slices',
+           'checklist', 'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
 
 # %% ../nbs/60_cli.ipynb #5b29ebb1
 import json, sys
@@ -35,6 +35,7 @@ LabelDelim = Annotated[str|None, _Reading('--label-delim', help='Separates sever
 ProblemType = Annotated[str|None, _Reading('--problem-type', help='regression for numbers, ordinal for an order.')]
 Names = Annotated[str|None, _Reading('--names', help='Names of labels: 0=negative,4=positive.')]
 Columns = Annotated[str|None, _Reading('--columns', help='All columns of a file without a header: text,label.')]
+Engine = Annotated[str, Option('--engine', help='local, or ray for a cluster.')]
 Format = Annotated[str|None, _Reading('--format', help='Layout of the file (auto-detected).')]
 Limit = Annotated[int|None, _Reading('--limit', min=1, help='Read at most this many rows.')]
 Device = Annotated[str, Option('--device', help='auto (a GPU if there is one), cpu, cuda or xla.')]
@@ -47,11 +48,22 @@ def _read(file, text=None, label=True, names=None, format=None, limit=None, quie
           columns=None):
     "Read a file and print what became of its rows"
     from tweetnb.data.read import read_tweets
-    headers = dict(columns=columns.replace(' ', '').split(',')) if columns else {}
-    df = read_tweets(file, text=text, label=label, label_delim=delim, label_names=names, problem_type=problem,
-                     format=format, limit=limit, **headers)
+    df = read_tweets(file, limit=limit, **_reading(text, label, names, format, delim, problem, columns))
     if not quiet: out.print(df.attrs['read'].summary())
     return df
+
+def _reading(text, label, names, format, delim=None, problem=None, columns=None):
+    "Options of the readers"
+    headers = dict(columns=columns.replace(' ', '').split(',')) if columns else {}
+    return dict(text=text, label=label, label_delim=delim, label_names=names, problem_type=problem, format=format,
+                **headers)
+
+def _on_ray(engine, **others):
+    "Is the engine Ray? Raise `TweetnbError` if it is none, or for options that do not apply to Ray"
+    if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
+    for name,value in others.items():
+        if value and engine == 'ray': raise TweetnbError(f'--{name} does not apply to Ray', remedy='Leave it out.')
+    return engine == 'ray'
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
 _models = 'auto, or tfidf, ngram, gru, bilstm, subword, bert…'
@@ -175,9 +187,8 @@ def predict(
     id:Annotated[str|None, Option('--id', help="ID column (default: 'id' in any case).")] = None,
     backend:Annotated[str, Option('--backend', help='torch, bf16, onnx, int8, or auto for the fastest.')] = 'auto',
     workers:Annotated[int|None, Option('--workers', min=1, help='Processes (default: one, or all for much).')] = None,
-    engine:Annotated[str, Option('--engine', help='local, or ray for a cluster.')] = 'local',
-    device:Device = 'auto', text:TextColumn = None, columns:Columns = None, format:Format = None,
-    limit:Limit = None):
+    engine:Engine = 'local', device:Device = 'auto', text:TextColumn = None, columns:Columns = None,
+    format:Format = None, limit:Limit = None):
     "Predict the labels of tweets, in input order; repeat the command to finish what was interrupted."
     from tweetnb.ship.bundle import load
     if texts: return print_table(load(folder, device).predict(texts).set_axis(texts).rename_axis('tweet'))
@@ -231,14 +242,20 @@ def audit(
     test:Annotated[Path|None, Option('--test', help='A test file: which of its tweets are in FILE too?')] = None,
     strict:Annotated[bool, Option('--strict', help='Exit with 1 if there is a problem.')] = False,
     languages:Annotated[bool, Option('--languages', help='Tell the language of each tweet; needs lingua.')] = False,
+    engine:Engine = 'local',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     columns:Columns = None, format:Format = None, limit:Limit = None):
     "Look for duplicates, conflicting labels, leaks, imbalance and damage."
     from rich.markdown import Markdown
-    from tweetnb.data.audit import audit as audit_tables
-    df = _read(file, text, label, names, format, limit, delim=delim, columns=columns)
-    other = _read(test, text, label, names, format, delim=delim, columns=columns) if test else None
-    found = audit_tables(df if test is None else {'train': df, 'test': other}, languages=languages)
+    if _on_ray(engine, languages=languages, limit=limit):
+        from tweetnb.ship.shards import audit_files
+        found = audit_files(file, test, **_reading(text, label, names, format, delim, columns=columns))
+        out.print(found.df.attrs['read'].summary())
+    else:
+        from tweetnb.data.audit import audit as audit_tables
+        df = _read(file, text, label, names, format, limit, delim=delim, columns=columns)
+        other = _read(test, text, label, names, format, delim=delim, columns=columns) if test else None
+        found = audit_tables(df if test is None else {'train': df, 'test': other}, languages=languages)
     out.print(Markdown(found.to_markdown()) if out.is_terminal else found.to_markdown())
     if strict and not found.ok: raise Exit(1)
 
@@ -247,9 +264,10 @@ def convert(
     file:File,
     folder:Annotated[Path, Option('--out', help='The folder of Parquet files to make.')],
     rows:Annotated[int, Option('--rows', min=1, help='Rows per file, at most.')] = 100_000,
-    text:TextColumn = None, label:LabelColumn = None, format:Format = None):
-    "Convert a long file once to Parquet, which is read many times as fast."
-    from tweetnb.data.datasets import convert as to_parquet
+    engine:Engine = 'local', text:TextColumn = None, label:LabelColumn = None, format:Format = None):
+    "Convert a long file, or a folder of files, once to Parquet, which is read many times as fast."
+    if _on_ray(engine): from tweetnb.ship.shards import convert_files as to_parquet
+    else: from tweetnb.data.datasets import convert as to_parquet
     made = to_parquet(file, folder, rows, text=text, label=label, format=format)
     out.print(made['report'].summary())
     out.print(f"Wrote {made['rows']:,} rows to {len(made['shards']):,} files in {folder}.")

@@ -25,6 +25,7 @@ from ..data.split import split_tweets
 from ..metrics import (LOWER_IS_BETTER, Scores, bootstrap_scores, cut_labels, default_metric, is_multilabel,
                              is_numbers, is_ordinal, label_sets, with_problem)
 from ..models.classifier import Classifier
+from ..ship.shards import each_on_ray
 from ..train.fit import Config, default_config, fit
 
 # %% ../../nbs/55_compare.ipynb #9cc2f715
@@ -322,6 +323,7 @@ def compare(
     base:str='tfidf', # The model to beat
     valid_pct:float=.1, # Share of the tweets to score on, if there is no `split`
     workers:int=1, # Runs at the same time, each with its share of the cores
+    engine:str='local', # 'local' for this machine, 'ray' for a cluster, which shares the folder
     device:str='auto', # Where to train: 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     problem_type:str|None=None, # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
     **common # Fields of `Config` for all models given by name
@@ -340,8 +342,9 @@ def compare(
     with tempfile.TemporaryDirectory() as tmp:
         where = Path(folder or tmp)
         pairs = product(configs.items(), seeds)
-        jobs = [delayed(_run)(*named, df, seed, where, workers, device) for named,seed in pairs]
-        results = Parallel(n_jobs=workers, return_as='generator')(jobs)
+        jobs = [(*named, df, seed, where.absolute(), workers, device) for named,seed in pairs]
+        if engine == 'ray': results = each_on_ray(_run, jobs, device)
+        else: results = Parallel(n_jobs=workers, return_as='generator')(delayed(_run)(*o) for o in jobs)
         runs = list(progress(results, desc='runs', total=len(jobs), unit=' runs'))
     by = {(metrics['model'], metrics['seed']): (metrics, probs) for metrics,probs in runs}
     for name,team in teams.items():
