@@ -37,8 +37,8 @@ def home(tmp_path_factory):
     for name in 'ray', 'torchrun': (home/name).mkdir()
     (home/'script.py').write_text(SCRIPT)
     split_tweets(read_tweets(sample_path('tweets.csv'))).to_parquet(home/'df.parquet')
-    (home/'code.py').write_text(CODE)
-    res = subprocess.run([sys.executable, home/'code.py', home], capture_output=True, text=True, timeout=400)
+    (home/'job.py').write_text(CODE)
+    res = subprocess.run([sys.executable, home/'job.py', home], capture_output=True, text=True, timeout=900)
     assert res.returncode == 0, res.stderr
     return home
 

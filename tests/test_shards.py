@@ -185,7 +185,7 @@ found = audit_files(home/"parts", home/"test.csv")
 for name, table in found.tables.items(): table.to_csv(home/f"{{name}}.ray")
 print(found)
 '''
-    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=300)
+    res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=900)
     assert res.returncode == 0, res.stderr
     got, want = pd.read_json(home/'ray.json', orient='records'), BatchPredictor(home/'moods')(pd.read_csv(home/'a.csv'))
     assert got['label'].tolist() == want['label'].tolist() and len(got) == 9000

@@ -82,23 +82,44 @@ def train(
     minutes:Minutes = 10, epochs:Epochs = None, change:Changes = None, seed:Seed = 42, device:Device = 'auto',
     processes:Annotated[int, Option('--processes', min=1, help='Share every batch among processes.')] = 1,
     checkpoints:Annotated[Path|None, Option('--checkpoints', help='Keep the state here, and resume it.')] = None,
+    store:Annotated[Path|None, Option('--store', help='Keep tokens here, and no table in memory.')] = None,
+    workers:Annotated[int, Option('--workers', min=1, help='Of --store: processes that make tokens.')] = 1,
+    engine:Engine = 'local',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     problem:ProblemType = None, columns:Columns = None, format:Format = None, limit:Limit = None):
     "Train a classifier on labelled tweets and save it as a bundle."
     if processes > 1:
         from tweetnb.train.distributed import launch_cli
         return launch_cli(sys.argv[1:], processes)
+    changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
+    if store:
+        how = dict(store=store, workers=workers, engine=engine)
+        how |= _reading(text, label or True, names, format, delim, problem, columns)
+        return _train_files(file, folder, model, changes, seed, device, checkpoints, how)
     df = _read(file, text, label or True, names, format, limit, delim=delim, problem=problem, columns=columns)
     problem = _problem_of(df)
     more = {k: o for k,o in dict(valid=valid, test=test).items() if o}
     how = dict(delim=delim, problem=problem, columns=columns)
     others = {k: _read(o, text, label or True, names, format, **how) for k,o in more.items()}
     if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints, single)
-    else:
-        changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
-        _train_one(df, others, folder, model, changes, seed, device, checkpoints)
+    else: _train_one(df, others, folder, model, changes, seed, device, checkpoints)
     print_saved(folder, f'tweetnb predict {folder} FILE --out predictions.csv', f"tweetnb explain {folder} 'a tweet'",
                 f'tweetnb app {folder}')
+
+def _train_files(file, folder, model, changes, seed, device, checkpoints, how):
+    "Train one model on files whose table does not fit into memory"
+    from tweetnb.models.folder import check_writable
+    from tweetnb.train.checkpoint import Checkpoint
+    from tweetnb.train.devices import use_runner
+    from tweetnb.train.fit import config_from, fit
+    check_writable(folder)
+    cbs = [Checkpoint(checkpoints)] if checkpoints else []
+    with use_runner(): res = fit(config_from(model, **changes), file, seed, cbs, device, report=out.print, **how)
+    if out.quiet: return
+    split = res.splits[-1]
+    print_scores(f"{model}, trained on {res.df.attrs['train_rows']:,} tweets, {split}", res.scores[split])
+    res.save(folder)
+    print_saved(folder, f'tweetnb predict {folder} FILE --out predictions.csv')
 
 def _problem_of(df):
     "What the labels of a file that was read turned out to be, for the files that belong to it"
@@ -280,7 +301,7 @@ def compare(
     seeds:Annotated[int, Option('--seeds', min=1, help='Runs of each model.')] = 3,
     metric:Annotated[str|None, Option('--metric', help='Sorts the table: macro_f1, accuracy, pearson, …')] = None,
     pretrained:Annotated[str|None, Option('--pretrained', help='For bert: folder or name of an encoder.')] = None,
-    workers:Annotated[int, Option('--workers', min=1, help='Runs at the same time.')] = 1,
+    workers:Annotated[int, Option('--workers', min=1, help='Runs at the same time.')] = 1, engine:Engine = 'local',
     epochs:Epochs = None, device:Device = 'auto',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     problem:ProblemType = None, columns:Columns = None, format:Format = None, limit:Limit = None):
@@ -291,7 +312,7 @@ def compare(
     chosen = models.replace(' ', '').split(',')
     if pretrained: chosen = [config_from(o, epochs=epochs, pretrained=pretrained) if o == 'bert' else o for o in chosen]
     common = dict(epochs=epochs) if epochs else {}
-    res = compare_models(df, chosen, seeds, folder, metric, workers=workers, device=device, **common)
+    res = compare_models(df, chosen, seeds, folder, metric, workers=workers, engine=engine, device=device, **common)
     out.print(f'Scored on {len(res.rows):,} tweets that no model was trained on.', *res.findings[-1:], sep='\n')
     out.print()
     print_table(res.table[[res.metric, '±', '95 %', 'p, best', 'train s', 'tweets/s', 'parameters']])

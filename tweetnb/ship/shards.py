@@ -29,7 +29,7 @@ from ..metrics import is_multilabel, is_numbers
 from ..models.classifier import Classifier
 from ..models.folder import check_writable
 from .bundle import load
-from ..text.store import MappedStore, _exit_with_parent, _write
+from ..text.store import MappedStore, _exit_with_parent, _locked, _write
 from ..text.tokens import TweetTokenizer
 
 # %% ../../nbs/37_shards.ipynb #d9d7cd62
@@ -596,6 +596,31 @@ class _Encoder:
         return store, df[held]
 
 # %% ../../nbs/37_shards.ipynb #b60ecfcb
+def _build(path, folder, key, make_tokenizer, cleaner, max_len, share, workers, engine, options):
+    "Make the folder of `store_files`"
+    check_writable(folder)
+    report,labels,texts,step = ReadReport(_name(path)), [], [], 1
+    for label,some in _spread(partial(_look, share), path, workers, engine, report, **options):
+        labels.append(label)
+        texts += some[::step]
+        if len(texts) > 200_000: texts,step = texts[::2], 2*step
+    _check_kept(report)
+    labels = list(map(str, _common_order(labels)))
+    tokenizer,held = make_tokenizer(cleaner.apply(texts)), []
+    encode = _Encoder(tokenizer, cleaner, max_len, labels, share)
+    def stores():
+        with progress(desc='tokens', total=report['kept']) as bar:
+            for store,others in _spread(encode, path, workers, engine, ReadReport(), **options):
+                held.append(others)
+                bar.update(len(store) + len(others))
+                yield store
+    with atomic_path(folder, folder=True) as tmp:
+        _write(tmp, stores())
+        tokenizer.save(tmp)
+        pd.concat(held).astype({'label': 'str'}).to_parquet(tmp/'held.parquet', index=False)
+        _write_json(dict(key=key, labels=labels, report=report), tmp/'files.json')
+
+# %% ../../nbs/37_shards.ipynb #82e444d3
 def store_files(
     path:str|Path|list, # Files, or a folder of them
     folder:str|Path, # Where the tokens go; the same call finds them there
@@ -608,30 +633,11 @@ def store_files(
     **options # As for `iter_tweets`, without `limit`
 ) -> tuple: # A `MappedStore` with `y`, the tokenizer, the labels, and the table of the other tweets
     "Turn the training tweets of files into tokens on disk, never with more than one table of them in memory"
-    folder = Path(folder)
+    folder,options = Path(folder).absolute(), {'label': True, **options}
     key = json.dumps([_Input(path, 1).identity(), cleaner.to_dict(), max_len, valid_pct, options], default=str)
-    if not (folder/'files.json').exists():
-        check_writable(folder)
-        report,labels,texts,step = ReadReport(_name(path)), [], [], 1
-        for label,some in _spread(partial(_look, valid_pct), path, workers, engine, report, label=True, **options):
-            labels.append(label)
-            texts += some[::step]
-            if len(texts) > 200_000: texts,step = texts[::2], 2*step
-        _check_kept(report)
-        labels = list(map(str, _common_order(labels)))
-        tokenizer,held = make_tokenizer(cleaner.apply(texts)), []
-        encode = _Encoder(tokenizer, cleaner, max_len, labels, valid_pct)
-        def stores():
-            with progress(desc='tokens', total=report['kept']) as bar:
-                for store,others in _spread(encode, path, workers, engine, ReadReport(), label=True, **options):
-                    held.append(others)
-                    bar.update(len(store) + len(others))
-                    yield store
-        with atomic_path(folder, folder=True) as tmp:
-            _write(tmp, stores())
-            tokenizer.save(tmp)
-            pd.concat(held).astype({'label': 'str'}).to_parquet(tmp/'held.parquet', index=False)
-            _write_json(dict(key=key, labels=labels, report=report), tmp/'files.json')
+    with _locked(folder.parent, folder.name):
+        if not (folder/'files.json').exists():
+            _build(path, folder, key, make_tokenizer, cleaner, max_len, valid_pct, workers, engine, options)
     found = _read_json(folder/'files.json')
     if found['key'] != key:
         raise TweetnbError('holds the tokens of other files or settings', path=folder, remedy='Choose another folder.')
