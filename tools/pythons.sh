@@ -43,7 +43,7 @@ whole() {               # the sdist, then the wheel over it; estimators, bundles
     "$env/bin/pip" check &&
     (cd "$tests" && "$env/bin/python" -P -m pytest -q -p no:cacheprovider test_{sklearn,bundle,metrics,clean,linear}.py \
         test_cli.py -k 'not (test_two_processes or test_compare or test_recipe or test_demo)') &&
-    (cd "$work" && "$env/bin/tweetnb" demo --out demo --quiet) &&
+    (cd "$work" && "$env/bin/tweetnb" demo --out demo) &&
     say "tweetnb from the sdist and from the wheel, $(du -sh "$env" | cut -f1)"
 }
 
