@@ -132,7 +132,7 @@ class BucketSampler:
         return min(all_steps, self.total//self.world_size)
 
 # %% ../../nbs/14_batches.ipynb #4cdfb7ee
-_run = 1024 # Neighbours that stay in one piece
+_run = 4096 # Neighbours that stay in one piece
 
 @patch
 def _sizes(self:BucketSampler):
