@@ -369,4 +369,4 @@ def test_an_epoch_planned_in_pieces_has_every_tweet_once(kw):
 def test_pieces_are_other_ones_in_each_epoch():
     sampler = BucketSampler(np.full(102_400, 5), 64, piece=30_000)
     first, second = (np.concatenate([rows for rows, _ in list(sampler.epoch(n))[:40]]) for n in (0, 1))
-    assert set(first) != set(second) and len({o//4096 for o in first}) < 8
+    assert set(first) != set(second) and len({o//4096 for o in first}) < 10
