@@ -122,6 +122,30 @@ def test_the_linear_baseline_is_exact(baseline):
         # what they add up to is the model's own evidence
         assert abs(o.total + bias[k] - (z - z.mean())[k]) < 1e-4
 
+@pytest.mark.parametrize('method', ['gradients', 'occlusion'])
+@pytest.mark.parametrize('how', ['mean', 'max'])
+def test_every_window_of_a_text_is_explained(how, method):
+    "Weights are the mean over the windows; a text of one window is explained as without them"
+    it = source('bilstm')
+    alone = it.explain(tweets[0], method=method)[0]
+    it.max_len, it.windows = 12, (how, 4)
+    long = ' '.join([*tweets, *tweets])
+    found, short = it.explain([long, tweets[0]], method=method)
+    words = it.tokenizer.encode([long])[0]
+    assert len(found.tokens) == len(words) > 24 and not found.cut
+    store, owner = it.tokenizer.windows([long], 12, 4)
+    each, n = np.zeros((len(store), len(words))), len(store)
+    it.windows = None
+    for row, start in enumerate(store.info['starts']):
+        text = long[found.spans[start][0]:found.spans[start + 11][1]]
+        each[row, start:start + 12] = it.explain(text, label=found.label, method=method)[0].weights
+    np.testing.assert_allclose(found.weights, each.mean(0), atol=1e-4)
+    np.testing.assert_allclose(short.weights, alone.weights, atol=1e-4)
+    it.windows = how, 4
+    answers = it.predict([long, tweets[0]])
+    assert [found.label, short.label] == answers['label'].tolist()
+    np.testing.assert_allclose([found.confidence, short.confidence], answers['confidence'], atol=1e-5)
+
 def test_attention_is_a_share():
     for name,kwargs in ('gru_attention', {}), ('bert', dict(head='attention')):
         for o in source(name, **kwargs).attention(tweets):

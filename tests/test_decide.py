@@ -94,6 +94,11 @@ def test_a_bundle_is_asked_and_answers(tmp_path, names):
     out = pd.read_parquet(tmp_path/'out.parquet')
     assert out['label'].equals(pd.read_csv(tmp_path/'out.csv', dtype=str)['label']) and 'set' in out
     assert load(again.save(tmp_path/'c')).decision == decision
+    _, table, _ = decide(folder, df[300:], top=2)
+    assert (load(folder).predict(df)['set'].str.count('[|]') == 1).all()
+    second = [list(before)[o] for o in before.to_numpy().argsort(1)[:, -2]]
+    right = (before.idxmax(axis=1) == df['label']) | (pd.Series(second) == df['label'])
+    assert abs(table.loc['decision', 'coverage'] - right[300:].mean()) < 1e-9
     keep_decision(folder, Decision())
     assert 'unsure' not in set(load(folder).predict(df)['label'])
 

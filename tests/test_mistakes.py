@@ -179,6 +179,15 @@ def test_authors_and_languages_are_slices_of_their_own():
     found = slices(Rule('good'), table)
     assert found.loc[('accuracy', 'lang: north'), 'tweets'] == (table['lang'][100:] == 'north').sum()
 
+def test_languages_that_no_column_tells_are_detected():
+    pytest.importorskip('lingua', reason="needs pip install 'tweetnb[languages]'")
+    spanish = 'qué buen día hace hoy con mis amigos en la playa', 'no me gusta nada esta película tan larga y aburrida'
+    english = 'what a good day at the beach with all of my friends', 'I do not like this long and boring film at all'
+    table = pd.DataFrame(dict(text=(spanish + english*2)*20, label=['good', 'bad']*60))
+    names = tweet_slices(table)
+    assert names['language: es'].sum() == 40 and names['language: en'].sum() == 80
+    assert not any(o.startswith('language') for o in tweet_slices(table.assign(lang='x')))
+
 # --- the checklist
 
 def test_only_what_disturbs_it_fails():

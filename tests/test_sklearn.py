@@ -116,6 +116,20 @@ def test_patience_holds_tweets_out(tweets):
     whole = tn.TweetClassifier('ngram', epochs=1, device='cpu').fit(X, y)
     assert set(whole.result_.df['split']) == {'train'} and not whole.result_.scores
 
+def test_a_frozen_encoder_by_its_name(tweets, tmp_path):
+    "The packaged encoder with a linear head; a bundle as the encoder; what is learnt is saved like any network"
+    X,y = tweets
+    model = tn.TweetClassifier('frozen', class_weight='balanced', device='cpu').fit(X, y)
+    config = model.result_.config
+    assert (config.model, config.probe, model.result_.learner) == ('subword', 'only', None)
+    assert (model.predict(X) == y).mean() > .7
+    folder = model.classifier_.save(tmp_path/'b')
+    assert (tn.load(folder).predict(X[:9])['label'] == model.predict(X[:9])).all()
+    again = tn.TweetClassifier('frozen', pretrained=str(folder), class_weight='balanced', device='cpu').fit(X, y)
+    assert (again.predict(X) == model.predict(X)).mean() > .95
+    with pytest.raises(TweetnbError, match='not on this machine'):
+        tn.TweetClassifier('frozen', pretrained='nobody/nothing').fit(X, y)
+
 def test_seeds(tweets):
     X,y = tweets
     model = tn.TweetClassifier('ngram', epochs=1, device='cpu')

@@ -9,7 +9,7 @@ from tweetnb.core import TweetnbError, sample_path
 from tweetnb.data.read import read_tweets
 from tweetnb.models.classifier import Classifier
 from tweetnb.models.linear import LinearClassifier
-from tweetnb.train.suggest import Labelling, doubt, label_tweets, suggest
+from tweetnb.train.suggest import Labelling, doubt, label_tweets, run_label_page, suggest
 
 
 class Even(Classifier):
@@ -95,6 +95,17 @@ def test_it_ends_where_the_curve_is_flat(tmp_path, df):
     n = label_tweets(work, key, said.append)
     assert 50 <= n < 800 and work.flat and 'More labels change little' in said[-2]
     assert not Labelling(df, tmp_path/'o.csv').flat
+
+def test_a_page_reads_the_pool_as_it_is_told(tmp_path):
+    testing = pytest.importorskip('streamlit.testing.v1', reason="needs the extra 'app'")
+    (tmp_path/'pool').write_text('{"text": "only this"}\n{"text": "not this"}\n', encoding='utf-8')
+    args = str(tmp_path/'pool'), str(tmp_path/'mine.csv'), ('bad', 'good'), None, 'text', 'jsonl', 1
+    code = f'from tweetnb.train.suggest import label_page; label_page(*{args!r})'
+    page = testing.AppTest.from_string(code, default_timeout=60).run()
+    page.button(key='1').click().run()
+    assert page.success[0].value == 'The pool is empty.' and not page.exception
+    assert pd.read_csv(args[1])['text'].tolist() == ['only this']
+    with pytest.raises(TweetnbError): run_label_page(args[0], args[1], ['bad', 'good'], format='jpeg')
 
 def test_a_page_asks_and_keeps(tmp_path):
     "The script that `tweetnb label --page` serves: answers, undo, skip, and a second visit that goes on"

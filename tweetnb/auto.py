@@ -472,8 +472,10 @@ def _ensemble(search):
     mean = sum(w*p for w,p in zip(weights, probs))
     score = search.score(mean)
     shares = ', '.join(f'{w:.2f} {o}' for w,o in zip(weights, names) if w)
-    search.add('ensemble', score, time.perf_counter() - start, shares)
-    if score <= search.score(alone) or kept.sum() < 2: return _refitted(search, best), alone
+    helps = score > search.score(alone) and kept.sum() > 1
+    note = shares if helps else f'not used, {best} alone is as good: {shares}'
+    search.add('ensemble', score, time.perf_counter() - start, note)
+    if not helps: return _refitted(search, best), alone
     members = [_refitted(search, o) for o,k in zip(names, kept) if k]
     return Ensemble(members, weights[kept]), mean
 

@@ -66,7 +66,7 @@ def _on_ray(engine, **others):
     return engine == 'ray'
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
-_models = 'auto, or tfidf, ngram, gru, bilstm, subword, bert…'
+_models = 'auto, or tfidf, frozen, ngram, gru, bilstm, subword, bert…'
 _metrics = 'Of auto: macro_f1, accuracy, f1:LABEL, …; of numbers pearson, mae, …'
 
 @app.command()
@@ -345,6 +345,7 @@ def decide(
     wanted:Annotated[str|None, Option('--for', help='The label that these are about (default: each).')] = None,
     coverage:Annotated[float|None, Option('--coverage', help='Give sets that hold the true label so often.')] = None,
     by_label:Annotated[bool, Option('--by-label', help='Hold --coverage for the tweets of each label.')] = False,
+    top:Annotated[int|None, Option('--top', help='Or sets of so many of the most probable labels.')] = None,
     cost:Annotated[list[str]|None, Option('--cost', help='TRUE:ANSWER=5; other mistakes cost 1. Repeatable.')] = None,
     abstain_cost:Annotated[float|None, Option('--abstain-cost', help='Cost of no answer.')] = None,
     abstain:Annotated[str, Option('--abstain', help='What to answer where there is no answer.')] = 'unsure',
@@ -354,7 +355,8 @@ def decide(
     from tweetnb.ship.bundle import decide as decide_bundle
     df = _read(file, text, label or True, names, format, limit)
     decision,table,tables = decide_bundle(folder, df, device, min_precision=min_precision, min_recall=min_recall,
-        label=wanted, coverage=coverage, by_label=by_label, costs=cost, abstain_cost=abstain_cost, abstain=abstain)
+        label=wanted, coverage=coverage, by_label=by_label, top=top, costs=cost, abstain_cost=abstain_cost,
+        abstain=abstain)
     print_table(table, 'What it gains and costs, on tweets that did not choose it')
     print_table(tables, 'By label')
     if never := decision.never(tables.index): out.print(f"Too few tweets to prove it, so never answered: {never}.\n")
@@ -421,7 +423,7 @@ def label_pool(
     from tweetnb.ship.bundle import load
     from tweetnb.train.suggest import Labelling, label_tweets, run_label_page
     names = [o.strip() for o in labels.split(',')] if labels else None
-    if page is not None: return run_label_page(pool, csv, names, bundle, text, port=page, say=out.print)
+    if page is not None: return run_label_page(pool, csv, names, bundle, text, format, limit, port=page, say=out.print)
     table = _read(pool, text, False, None, format, limit)
     label_tweets(Labelling(table, csv, names, load(bundle) if bundle else None), say=out.print)
 

@@ -100,7 +100,7 @@ def _text_tags(tags, **more):
 class TweetClassifier(ClassifierMixin, BaseEstimator):
     "A classifier of tweets as scikit-learn knows classifiers; `classifier_` is the one of tweetnb behind it"
     def __init__(self,
-        model:str='auto', # 'auto' for the best within `minutes`, 'tfidf', 'ngram', 'bilstm', 'bert', …
+        model:str='auto', # 'auto' for the best within `minutes`, 'tfidf', 'frozen', 'ngram', 'bilstm', 'bert', …
         minutes:float=10, # Budget of 'auto'
         metric:str='macro_f1', # What 'auto' maximises: 'accuracy', 'macro_recall', 'f1:LABEL', …
         class_weight:str|dict|None=None, # 'balanced' to weigh rare labels up; for 'tfidf' also {label: weight}
@@ -113,7 +113,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
-        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean' or 'max', instead
         stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets
@@ -163,7 +163,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
 class TweetRegressor(RegressorMixin, BaseEstimator):
     "A regressor of tweets as scikit-learn knows regressors; `classifier_` is the model of tweetnb behind it"
     def __init__(self,
-        model:str='auto', # 'auto' for the best within `minutes`, 'tfidf', 'ngram', 'bilstm', 'bert', …
+        model:str='auto', # 'auto' for the best within `minutes`, 'tfidf', 'frozen', 'ngram', 'bilstm', 'bert', …
         minutes:float=10, # Budget of 'auto'
         metric:str='pearson', # What 'auto' makes best: 'spearman', 'mae', 'mse' or 'r2'
         random_state=42, # Seed of everything, or a `RandomState`; `None` for another one each time
@@ -175,7 +175,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
-        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean' or 'max', instead
         stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets

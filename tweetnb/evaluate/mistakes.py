@@ -8,6 +8,7 @@ __all__ = ['CHECKS', 'top_losses', 'wilson', 'accuracy_by', 'length_bins', 'twee
 
 # %% ../../nbs/53_mistakes.ipynb #97da832c
 import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from emoji import EMOJI_DATA, emoji_count, replace_emoji
 from scipy.stats import false_discovery_control, hypergeom
 
 from ..core import TweetnbError
+from ..data.audit import detect_languages
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets
 from .drift import _scripts
@@ -97,8 +99,10 @@ _told = 'author', 'user', 'lang', 'language'
 def _groups(df, by, texts):
     "Name -> a value per tweet"
     if by is None:
-        words = length_bins(texts).set_axis(df.index)
-        return dict(words=words, script=texts.map(_scripts), **{o: df[o] for o in _told if o in df})
+        found = dict(words=length_bins(texts).set_axis(df.index), script=texts.map(_scripts))
+        found |= {o: df[o] for o in _told if o in df}
+        if find_spec('lingua') and not {'lang', 'language'} & set(df): found['language'] = detect_languages(texts)
+        return found
     by = [by] if isinstance(by, str) else by
     for name in by:
         if name not in df: raise TweetnbError(f'no column {name!r}', remedy=f"There are {', '.join(map(str, df))}.")

@@ -24,6 +24,7 @@ class Decision:
     wins:list|None = None # A label at least as probable as this is answered even if another is more probable
     costs:list|None = None # Of answering: `costs[true][answer]`; a further column is that of abstaining
     sets:list|None = None # A label at least as probable as this belongs to the set of possible labels
+    top:int|None = None # Or so many of the most probable labels do
     abstain:str = 'unsure' # The answer where there is none
     chosen:dict = field(default_factory=dict) # What was asked for, and on how many tweets it was chosen
 
@@ -42,6 +43,7 @@ class Decision:
         rows = [*rows, *(o[:n_labels] for o in res.costs or [])]
         try: fits = all(np.isfinite(np.asarray(o, dtype=float)).all() and len(o) == n_labels for o in rows)
         except (TypeError, ValueError): fits = False
+        fits &= res.top is None or type(res.top) is int and 0 < res.top <= n_labels
         if not fits: raise TweetnbError(f'the decision does not fit {n_labels} labels')
         return res
 
@@ -64,7 +66,9 @@ def possible(self:Decision,
     probs:pd.DataFrame # float [tweets, labels]
 ) -> np.ndarray: # bool [tweets, labels]
     "Which labels are in the set of each tweet?"
-    return probs.to_numpy(dtype=float) >= self.sets
+    p = probs.to_numpy(dtype=float)
+    if self.sets is not None: return p >= self.sets
+    return (-p).argsort(1, kind='stable').argsort(1) < self.top
 
 @patch
 def __call__(self:Decision,
@@ -77,7 +81,7 @@ def __call__(self:Decision,
     if may_abstain: labels = np.append(labels.astype(str), self.abstain).astype(object)
     confidence = np.where(found == k, p.max(1, initial=0), p[np.arange(len(p)), np.minimum(found, k - 1)])
     res = pd.DataFrame(dict(label=labels[found], confidence=confidence), index=probs.index)
-    if self.sets is not None:
+    if self.sets is not None or self.top:
         names = np.array([str(o) for o in probs], dtype=object)
         res['set'] = ['|'.join(names[row]) for row in self.possible(probs)]
     return res
@@ -214,6 +218,7 @@ def choose_decision(
     label=None, # The label that precision or recall is about; default: precision of each
     coverage:float|None=None, # See `choose_sets`
     by_label:bool=False, # See `choose_sets`
+    top:int|None=None, # Or sets of so many of the most probable labels
     costs:dict|list|None=None, # See `cost_decision`
     abstain_cost:float|None=None, # See `cost_decision`
     abstain:str='unsure', # The answer where there is none
@@ -232,8 +237,13 @@ def choose_decision(
         parts.append(choose_recall(probs, true, label, min_recall, risk))
     if with_costs: parts.append(cost_decision(list(probs.columns), costs or {}, abstain_cost, abstain))
     if coverage is not None: parts.append(choose_sets(probs, true, coverage, by_label))
+    if top is not None:
+        if coverage is not None or not 0 < top <= probs.shape[1]:
+            problem = f'top={top} is for sets of 1 to {probs.shape[1]} labels, without a coverage'
+            raise TweetnbError(problem, remedy='Choose one of the two.')
+        parts.append(Decision(top=top, chosen=dict(top=top)))
     if not parts:
-        remedy = 'Give min_precision=.9, min_recall=.9, coverage=.9 or costs.'
+        remedy = 'Give min_precision=.9, min_recall=.9, coverage=.9, top=2 or costs.'
         raise TweetnbError('nothing is wanted of the decision', remedy=remedy)
     res,chosen = Decision(abstain=abstain), {}
     for part in parts:

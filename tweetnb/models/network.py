@@ -98,9 +98,15 @@ def _answers(self:NetworkClassifier, store, bs):
             bar.update(len(rows))
 
 @patch
+def _read(self:NetworkClassifier, texts, max_len):
+    "The cleaned texts, all that the model reads of them, and to which of them each row of that belongs"
+    if not self.windows: return *self._encode(texts, max_len), np.arange(len(texts))
+    cleaned = self.cleaner.apply(texts)
+    return cleaned, *self.tokenizer.windows(cleaned, max_len, self.windows[1])
+
+@patch
 def _probs(self:NetworkClassifier, texts, bs):
-    if self.windows: store,owner = self.tokenizer.windows(self.cleaner.apply(texts), self.max_len, self.windows[1])
-    else: store = self._encode(texts, self.max_len)[1]
+    _,store,owner = self._read(texts, self.max_len)
     res = np.empty((len(store), len(self.columns)), dtype=np.float32)
     for rows,logits in self._answers(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return pool_windows(res, owner, self.windows[0], self.multilabel or self.numbers) if self.windows else res
@@ -115,10 +121,11 @@ def _normalise(self:NetworkClassifier, logits):
 def batch_rows(self:NetworkClassifier,
     texts:list, # Strings
     bs:int # Tweets per batch
-) -> np.ndarray: # int [texts], the order in which the batches contain them
+) -> tuple: # The order in which the batches contain texts, or windows, int [n]; the row of the text of each, int [n]
     "Run the model over all texts, for the hooks on it"
-    rows = [rows for rows,_ in self._answers(self._encode(texts, self.max_len)[1], bs)]
-    return np.concatenate(rows) if rows else np.array([], dtype=int)
+    _,store,owner = self._read(texts, self.max_len)
+    rows = [rows for rows,_ in self._answers(store, bs)]
+    return np.concatenate(rows) if rows else owner, owner
 
 # %% ../../nbs/28_network.ipynb #91baa0e4
 def _token_spans(tokenizer, read, ids):
@@ -145,45 +152,60 @@ def _join_overlapping(spans, weights):
 
 # %% ../../nbs/28_network.ipynb #7224f663
 @patch
-def _attribution(self:NetworkClassifier, text, read, ids, weights, limit, **known):
-    "Make one `Attribution` from the weights of all tokens"
+def _joined(self:NetworkClassifier, store, rows, weights):
+    "The ids of a text from all its windows, and the mean of the weights in these; special tokens left out"
     before,after = len(self.tokenizer.prefix),len(self.tokenizer.suffix)
-    n = len(ids)
-    ids = ids[before:n-after]
-    weights = weights[before:n-after].double().cpu().numpy()
+    starts = store.info.get('starts', np.zeros(len(store), int))[rows]
+    n = starts[-1] + len(store[rows[-1]]) - before - after
+    ids,sums = np.zeros(n, int),np.zeros(n)
+    for start,row,weight in zip(starts, rows, weights):
+        inside = slice(before, len(weight) - after)
+        place = slice(start, start + len(weight) - before - after)
+        ids[place] = store[row][inside]
+        sums[place] += weight[inside]/len(rows)
+    return ids, sums
+
+@patch
+def _attribution(self:NetworkClassifier, text, read, ids, weights, full, **known):
+    "Make one `Attribution` from the weights of all tokens; is the text perhaps cut, as `full`?"
     spans = _token_spans(self.tokenizer, read, ids)
     if spans is None:
         tokens = [self.tokenizer.vocab[i] for i in ids]
         return Attribution(text, tokens, weights, read=read, **known)
     end = max([0, *(end for _,end in spans)])
-    cut = n >= limit and bool(read[end:].strip())
     spans,weights = _join_overlapping(spans, weights)
     tokens = [read[start:end] for start,end in spans]
-    return Attribution(text, tokens, weights, read=read, spans=spans, cut=cut, **known)
+    return Attribution(text, tokens, weights, read=read, spans=spans, cut=full and bool(read[end:].strip()), **known)
 
 @patch
 def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
-    "Attributions in batches of similar length; `weigh` gives probabilities, targets, weights and totals of a batch"
+    "Attributions in batches of similar length; `weigh` gives the weights of a batch and what they add up to"
     texts = as_texts(tweets).tolist()
-    wanted = torch.from_numpy(label_positions(self.columns, label, len(texts)))
+    wanted = label_positions(self.columns, label, len(texts))
+    if not texts: return Attributions()
     mean,deviation = self.scale
     limit = min(max_len, self.max_len or max_len)
-    read,store = self._encode(texts, limit)
+    read,store,owner = self._read(texts, limit)
     order = np.argsort(store.lengths, kind='stable')
-    res = Attributions([None]*len(texts))
-    with evaluation_mode(self.model), progress(total=len(texts), desc='explaining') as bar:
+    found,totals = [None]*len(store), np.full(len(store), np.nan)
+    with evaluation_mode(self.model), progress(total=len(store), desc='explaining') as bar:
+        answers = self._probs(texts, bs)
+        wanted = np.where(wanted < 0, answers.argmax(1), wanted)
         for rows in np.split(order, range(bs, len(order), bs)):
             if not len(rows): continue
             ids,lengths = (o.to(self.device) for o in pad_rows(store, rows, pad_id=self.tokenizer.pad_id))
-            probs,target,weights,total = weigh(ids, lengths, wanted[rows].to(self.device))
-            for j,i in enumerate(rows):
-                k = int(target[j])
-                sums = None if total is None else deviation*float(total[j])
-                sure = mean + deviation*float(probs[j,k])
-                known = dict(label=self.columns[k], confidence=sure, method=method, total=sums, number=self.numbers)
-                parts = deviation*weights[j,:len(store[i])]
-                res[i] = self._attribution(texts[i], read[i], store[i], parts, limit, **known)
+            weights,total = weigh(ids, lengths, torch.from_numpy(wanted[owner[rows]]).to(self.device))
+            if total is not None: totals[rows] = deviation*total.double().cpu().numpy()
+            weights = deviation*weights.double().cpu().numpy()
+            for row,weight in zip(rows, weights): found[row] = weight[:len(store[row])]
             bar.update(len(rows))
+    res = Attributions()
+    for i,rows in enumerate(np.split(np.arange(len(store)), np.flatnonzero(np.diff(owner)) + 1)):
+        k,total = wanted[i],totals[rows].mean()
+        known = dict(label=self.columns[k], confidence=mean + deviation*float(answers[i,k]), method=method,
+                     total=None if np.isnan(total) else float(total), number=self.numbers)
+        ids,weights = self._joined(store, rows, [found[o] for o in rows])
+        res.append(self._attribution(texts[i], read[i], ids, weights, store.lengths[rows].max() >= limit, **known))
     return res
 
 # %% ../../nbs/28_network.ipynb #610030f3
@@ -201,10 +223,7 @@ def explain(self:NetworkClassifier,
     if method not in methods:
         choices = ' or '.join(map(repr, methods))
         raise TweetnbError(f'{self.arch} has no method {method!r}', remedy=f'Choose {choices}.')
-    def weigh(ids, lengths, wanted):
-        with torch.no_grad(): probs = self._normalise(self.model(ids, lengths).float())
-        target = torch.where(wanted < 0, probs.argmax(1), wanted)
-        return probs, target, *token_weights(self.model, self.tokenizer, ids, lengths, target, method)
+    def weigh(ids, lengths, wanted): return token_weights(self.model, self.tokenizer, ids, lengths, wanted, method)
     return self._explain(tweets, label, method, max_len, bs, weigh)
 
 @patch
@@ -214,9 +233,7 @@ def attention(self:NetworkClassifier,
     bs:int=64 # Tweets per batch
 ) -> Attributions: # Their weights are shares of the attention; what [CLS] and the like got is missing from the sum
     "Show what the model looked at; raise `TweetnbError` for a model without attention"
-    def weigh(ids, lengths, wanted):
-        weights,logits = attention_weights(self.model, ids, lengths)
-        return self._normalise(logits), logits.argmax(1), weights, None
+    def weigh(ids, lengths, wanted): return attention_weights(self.model, ids, lengths)[0], None
     return self._explain(tweets, None, 'attention', max_len, bs, weigh)
 
 # %% ../../nbs/28_network.ipynb #4c7b85f6

@@ -533,7 +533,7 @@ def windows(self:TweetTokenizer,
     texts:str|Iterable[str], # List, array or Series of strings
     max_len:int|None=None, # Most tokens per window, with prefix and suffix (default: what a pretrained model accepts)
     stride:int=32 # Tokens that a window shares with the one before
-) -> tuple: # The windows, a `TokenStore`; the row of the text of each, int [windows]
+) -> tuple: # The windows, a `TokenStore` whose `info` has their `starts`; the row of the text of each, int [windows]
     "Turn texts into ids, long ones in windows that overlap"
     encoder = self.encoder(max_len)
     if encoder.max_len is None: raise TweetnbError('windows need a length', remedy='Set max_len.')
@@ -548,13 +548,13 @@ def windows(self:TweetTokenizer,
     starts = store.offsets[owner] + np.minimum(place*step, over[owner])
     sizes = np.minimum(store.lengths, encoder.room)[owner]
     cut = TokenStore(store.ids[_positions(starts, sizes)], offsets_of(sizes))
-    return encoder.enclose(cut, sizes, {}), owner
+    return encoder.enclose(cut, sizes, dict(starts=starts - store.offsets[owner])), owner
 
 # %% ../../nbs/10_tokens.ipynb #d458ca7e
-POOLINGS = 'mean', 'max', 'attention' # Ways to join the answers to windows
+POOLINGS = 'mean', 'max' # Ways to join the answers to windows
 
 def pool_windows(
-    probs:np.ndarray, # float [windows, labels]
+    probs:np.ndarray, # float [windows, labels], or vectors
     owner:np.ndarray, # From `TweetTokenizer.windows`
     how:str='mean', # One of `POOLINGS`
     alone:bool=False # Does each column stand on its own, instead of adding up to 1?
@@ -565,6 +565,4 @@ def pool_windows(
     if how == 'max':
         best = np.maximum.reduceat(probs, starts)
         return best if alone else best/best.sum(1, keepdims=True)
-    sure = np.abs(probs - .5).max(1, keepdims=True) + .5 if alone else probs.max(1, keepdims=True)
-    weights = sure/(1 - sure + 1e-6) if how == 'attention' else np.ones_like(sure)
-    return np.add.reduceat(weights*probs, starts)/np.add.reduceat(weights, starts)
+    return np.add.reduceat(probs, starts)/np.diff(starts, append=len(owner))[:,None].astype(probs.dtype)

@@ -42,6 +42,7 @@ from ..text.tokens import POOLINGS, TweetTokenizer
 from ..text.vectors import embedding_matrix
 from .callbacks import TimeLimit
 from .devices import active_runner, runner
+from .encoders import encoder_path
 from .learner import TweetLearner, default_lr, tweet_learner
 from .losses import class_weights, tweet_loss
 from .probe import fit_head
@@ -50,7 +51,7 @@ from .probe import fit_head
 @dataclass(frozen=True)
 class Config:
     "How to train one model, from cleaning to the learning rate; all of it can be written as JSON"
-    model:str = 'bilstm' # A name in `tweetnb.models.recurrent.models`, or 'tfidf' for the linear model
+    model:str = 'bilstm' # A name in `tweetnb.models.recurrent.models`, 'tfidf' for the linear model, or 'frozen'
     params:dict = field(default_factory=dict) # Parameters of the model
     cleaner:str|None = 'tweeteval' # Preset of `Cleaner`
     tokens:str = 'word' # 'word', 'chars', 'bpe', 'wordpiece', 'unigram', or 'pretrained' for those of `pretrained`
@@ -71,7 +72,7 @@ class Config:
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
-    windows:str|None = None # Read longer texts in windows, joined by 'mean', 'max' or 'attention', instead of cutting
+    windows:str|None = None # Read longer texts in windows, joined by 'mean' or 'max', instead of cutting
     stride:int = 32 # Tokens that a window shares with the one before
     problem_type:str|None = None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the column tells
 
@@ -86,13 +87,22 @@ _defaults = {
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
 _positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds stride'.split())
 
+def _frozen(pretrained):
+    "The model and the settings of a linear head on an encoder that is not trained: the packaged one, or another"
+    start = str(pretrained or encoder_path())
+    bundle = Path(start)/'bundle.json'
+    settings = dict(pretrained=start, tokens='pretrained', probe='only')
+    if bundle.is_file(): return json.loads(bundle.read_text(encoding='utf-8'))['model']['arch'], settings
+    return 'bert', dict(settings, params=dict(head='mean'))
+
 def default_config(
-    model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
+    model:str, # 'tfidf', 'frozen', or a name in `tweetnb.models.recurrent.models`
     **changes # Fields of `Config`, over the defaults of the model
 ) -> Config:
     "Return the usual configuration of a model; raise `TweetnbError` for unknown names"
+    model,frozen = _frozen(changes.get('pretrained')) if model == 'frozen' else (model, {})
     if model != 'tfidf' and model not in models:
-        raise TweetnbError(f'unknown model {model!r}', remedy=f"Choose from tfidf, {', '.join(models)}.")
+        raise TweetnbError(f'unknown model {model!r}', remedy=f"Choose from tfidf, frozen, {', '.join(models)}.")
     known = [o.name for o in fields(Config)]
     for name in changes:
         if name in known: continue
@@ -101,7 +111,7 @@ def default_config(
         value = changes[name]
         if value is None or isinstance(value, Real) and value > 0: continue
         raise TweetnbError(f'{name}={value!r} is not a number above 0', remedy="Leave it out for the model's default.")
-    usual = {'lr': default_lr(model), **_defaults.get(model, {})}
+    usual = {'lr': default_lr(model), **_defaults.get(model, {}), **frozen}
     params = {**usual.get('params', {}), **changes.get('params', {})}
     return Config(model, **{**usual, **changes, 'params': params})
 
@@ -368,6 +378,7 @@ def fit(
 ) -> TrainResult:
     "Train on the training rows of a table"
     if isinstance(config, str): config = default_config(config)
+    if config.model == 'frozen': config = default_config(**config.changed())
     if '{seed}' in str(config.pretrained):
         config = replace(config, pretrained=config.pretrained.replace('{seed}', str(seed)))
     if not isinstance(df, pd.DataFrame): return _fit_files(config, df, seed, cbs, device, quiet, report, **kwargs)
@@ -432,7 +443,9 @@ def _fit_network(config, loaders, seed, cbs, device, quiet, head=None, train=Non
         classifier = learn.classifier()
         classifier.precision = precision
         if head: learn.model.head.load_state_dict(head.model.head.state_dict())
-        elif config.probe: fit_head(classifier, train, train['label'], config.class_weight, seed)
+        elif config.probe:
+            if config.windows: classifier.windows = config.windows, config.stride
+            fit_head(classifier, train, train['label'], config.class_weight, seed)
         if config.probe == 'only': return classifier, None
         if quiet:
             with learn.no_bar(), learn.no_logging(): config.train(learn, cbs)

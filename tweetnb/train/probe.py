@@ -22,6 +22,7 @@ from ..metrics import label_matrix, number_targets
 from ..models.classifier import as_texts
 from ..models.linear import fit_each_label
 from ..models.network import NetworkClassifier
+from ..text.tokens import pool_windows
 
 # %% ../../nbs/35_probe.ipynb #b3923607
 def encoder_vectors(
@@ -29,15 +30,15 @@ def encoder_vectors(
     tweets:list|pd.Series|pd.DataFrame, # Any tweets
     bs:int=64 # Tweets per batch
 ) -> np.ndarray: # float32 [tweets, features]
-    "Return what the head of a network sees of each tweet"
+    "Return what the head of a network sees of each tweet; of one that it reads in windows, their mean"
     found = []
     hook = network.model.head.register_forward_pre_hook(lambda module, inputs: found.append(inputs[0].float().cpu()))
     texts = as_texts(tweets).tolist()
-    try: rows = network.batch_rows(texts, bs)
+    try: rows,owner = network.batch_rows(texts, bs)
     finally: hook.remove()
-    res = np.empty((len(texts), network.model.head.in_features), dtype=np.float32)
-    if len(texts): res[rows] = torch.cat(found).numpy()
-    return res
+    res = np.empty((len(rows), network.model.head.in_features), dtype=np.float32)
+    if len(rows): res[rows] = torch.cat(found).numpy()
+    return pool_windows(res, owner)
 
 # %% ../../nbs/35_probe.ipynb #ac214333
 _strengths = (.0003, .003, .03)

@@ -205,8 +205,8 @@ def label_tweets(
 
 # %% ../../nbs/39_suggest.ipynb #05af7b28
 @lru_cache(maxsize=1)
-def _work(pool, out, labels, bundle, text=None):
-    table = read_tweets(pool, text=text, label=False)
+def _work(pool, out, labels, bundle, text=None, format=None, limit=None):
+    table = read_tweets(pool, text=text, label=False, format=format, limit=limit)
     return Labelling(table, out, labels and list(labels), load(bundle) if bundle else None)
 
 def label_page(
@@ -214,13 +214,15 @@ def label_page(
     out:str, # CSV of the labelled tweets
     labels:tuple|None=None, # Labels to choose from
     bundle:str|None=None, # Chooses the first tweets
-    text:str|None=None # Text column; default: found
+    text:str|None=None, # Text column; default: found
+    format:str|None=None, # As for `read_tweets`; default: found
+    limit:int|None=None # Read so many tweets, at most
 ):
     "Show the page; to be run by Streamlit"
     import streamlit as st
     st.set_page_config('tweetnb', '🐦', layout='centered')
     st.html(page_css)
-    work = _work(pool, out, labels, bundle, text)
+    work = _work(pool, out, labels, bundle, text, format, limit)
     tweet = work.next()
     st.caption(f'{len(work.done)} tweets are labelled in {work.out.name}.')
     if work.flat: st.info(flat_note)
@@ -243,9 +245,12 @@ def run_label_page(
     labels:list|None=None, # Labels to choose from; default: those of the bundle or the earlier file
     bundle:str|Path|None=None, # Chooses the first tweets; default: chance
     text:str|None=None, # Text column; default: found
+    format:str|None=None, # As for `read_tweets`; default: found
+    limit:int|None=None, # Read so many tweets, at most
     **kwargs # Parameters of `serve_page`: `port`, `host`, `say`
 ):
     "Label tweets on a page, until Ctrl+C"
-    args = str(Path(pool).absolute()), str(Path(out).absolute()), labels and tuple(labels), bundle and str(bundle), text
+    files = str(Path(pool).absolute()), str(Path(out).absolute())
+    args = *files, labels and tuple(labels), bundle and str(bundle), text, format, limit
     _work(*args)                                                 # what is wrong with them is said here
     serve_page(f'from tweetnb.train.suggest import label_page\nlabel_page(*{args!r})\n', **kwargs)
