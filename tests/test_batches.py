@@ -347,3 +347,26 @@ def test_padding_of_real_tweets(file, max_len, options):
     for bs in 32, 64:
         assert padding_share(lengths, BucketSampler(lengths, bs).epoch()) <= .10
         assert padding_share(lengths, BucketSampler(lengths, bs, six).epoch()) <= min(.20, least + .01)
+
+
+@pytest.mark.parametrize('kw', [dict(shuffle=False), dict(), dict(remainder='drop'), dict(remainder='fill')])
+def test_an_epoch_planned_in_pieces_has_every_tweet_once(kw):
+    lengths = np.random.default_rng(0).integers(1, 40, 105_000)
+    seen = []
+    for rank in 0, 1:
+        sampler = BucketSampler(lengths, 64, [10, 20, 40], piece=30_000, rank=rank, world_size=2, **kw)
+        steps = list(sampler.epoch(1))
+        assert len(sampler.pieces) == 4 and len(steps) == len(sampler)
+        assert all(lengths[rows].max() <= width for rows, width in steps)
+        assert kw != dict(remainder='fill') or all(len(rows) == 64 for rows, _ in steps)
+        seen += [rows for rows, _ in steps]
+    rows = np.concatenate(seen)
+    left_out = 105_000 - len(np.unique(rows))
+    assert left_out == 0 or kw == dict(remainder='drop') and left_out < 4*128
+    assert padding_share(lengths, steps) < .3
+
+
+def test_pieces_are_other_ones_in_each_epoch():
+    sampler = BucketSampler(np.full(102_400, 5), 64, piece=30_000)
+    first, second = (np.concatenate([rows for rows, _ in list(sampler.epoch(n))[:40]]) for n in (0, 1))
+    assert set(first) != set(second) and len({o//4096 for o in first}) < 10

@@ -10,10 +10,14 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 from test_tokens import KINDS, TRAIN, toks  # noqa: F401, a fixture
 
-from tweetnb.core import TweetnbError
+from tweetnb.core import TweetnbError, sample_path
+from tweetnb.data.audit import duplicate_key
+from tweetnb.data.read import read_tweets
+from tweetnb.ship.bundle import load
 from tweetnb.text import store
 from tweetnb.text.store import MappedStore, build_store, store_key
-from tweetnb.text.tokens import TweetTokenizer
+from tweetnb.text.tokens import TokenStore, TweetTokenizer
+from tweetnb.train.fit import config_from, fit
 
 class Cleaner:
     "Lower case, slowly, leaving a trace of who did it"
@@ -174,3 +178,63 @@ def test_killed_in_the_middle(toks, tmp_path, workers):
     stats = [Path('/proc', pid, 'stat') for pid in set(log.read_text().split())]
     # no worker outlives the killed one
     assert [s for s in stats if s.exists() and s.read_text().split()[2] != 'Z'] == []
+
+
+def labelled(folder, n=3):
+    "The packaged sample in files"
+    df = read_tweets(sample_path('tweets.csv'))[['text', 'label']]
+    folder.mkdir()
+    for i in range(n): df[i::n].to_csv(folder/f'{i}.csv', index=False)
+    return df
+
+
+def test_training_reads_tokens_on_disk_that_were_made_once(tmp_path, monkeypatch):
+    df = labelled(tmp_path/'in')
+    config = config_from('ngram', epochs=4, bs=32, lr=.02)
+    how = dict(store=tmp_path/'tokens', valid_pct=.2, device='cpu')
+    res = fit(config, tmp_path/'in', **how)
+    held, stored = res.df, MappedStore(tmp_path/'tokens')
+    assert len(held) + len(stored) == len(df) and set(held['split']) == {'valid'} and 300 < len(held) < 500
+    assert res.df.attrs['train_rows'] == len(stored) == len(stored.y) and res.scores['valid'].accuracy > .5
+    known = set(duplicate_key(held['text']))
+    train = pd.concat([df[i::3] for i in range(3)])
+    train = train[~duplicate_key(train['text']).isin(known)]
+    assert len(train) == len(stored)                                  # equal texts are on one side
+    labels = res.classifier.labels
+    assert [labels[o] for o in stored.y] == train['label'].tolist()
+    monkeypatch.setattr('tweetnb.ship.shards._build', None)           # the second time nothing is made
+    again = fit(config, tmp_path/'in', **how)
+    assert np.array_equal(again.probs('valid'), res.probs('valid'))
+    res.save(tmp_path/'bundle')
+    assert load(tmp_path/'bundle').info['training']['rows'] == len(stored)
+    with pytest.raises(TweetnbError, match='tokens of other files or settings'):
+        fit(config_from('ngram', max_len=9), tmp_path/'in', **how)
+    with pytest.raises(TweetnbError, match='for a network'): fit('tfidf', tmp_path/'in', **how)
+
+
+def test_a_column_split_decides_and_two_processes_make_the_same(tmp_path):
+    df = labelled(tmp_path/'in')
+    df['split'] = np.resize(['test', 'valid', 'train', 'train', 'train'], len(df))
+    df.to_csv(tmp_path/'all.csv', index=False)
+    config, found = config_from('gru'), []
+    for workers in 1, 2:
+        dls, held = config.stored_loaders(tmp_path/'all.csv', tmp_path/f'tokens{workers}', workers=workers)
+        found.append((dls.train_ds.store.ids.tolist(), dls.train_ds.y.tolist(), held['text'].tolist()))
+    assert found[0] == found[1] and len(dls.train_ds) == (df['split'] == 'train').sum()
+    assert held['split'].value_counts().to_dict() == df['split'][df['split'] != 'train'].value_counts().to_dict()
+
+
+@pytest.mark.skipif(sys.platform != 'linux', reason='looks into /proc')
+def test_memory_is_given_back(tmp_path):
+    folder = tmp_path/'tokens'
+    folder.mkdir()
+    n = 4_000_000
+    store._write(folder, [TokenStore(np.ones(n, np.int32), np.arange(0, n + 1, 10), dict(texts=n//10))])
+    mapped = MappedStore(folder, check=False)
+    def resident():
+        line = next(o for o in open('/proc/self/status') if o.startswith('RssFile'))
+        return int(line.split()[1])/1024
+    before = resident()
+    assert mapped.ids.sum() == n and resident() > before + 10
+    mapped.release()
+    assert resident() < before + 3 and mapped.ids[5] == 1

@@ -41,7 +41,8 @@ _more = {
     'with_neutral': 'evaluate.calibrate', 'label_errors': 'evaluate.mistakes', 'top_losses': 'evaluate.mistakes',
     'plot_confusion': 'evaluate.plots', 'plot_history': 'evaluate.plots', 'plot_comparison': 'evaluate.plots',
     'slices': 'evaluate.mistakes', 'checklist': 'evaluate.mistakes', 'mlflow_model': 'ship.bundle',
-    'published_form': 'recipes'}
+    'published_form': 'recipes', 'tune': 'evaluate.compare', 'audit_files': 'ship.shards',
+    'convert_files': 'ship.shards', 'launch_on_ray': 'train.distributed'}
 
 __all__ = ['__version__', *_names]
 

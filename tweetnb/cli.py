@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['app', 'main', 'File', 'Folder', 'Out', 'TextColumn', 'LabelColumn', 'LabelDelim', 'ProblemType', 'Names', 'Columns',
-           'Format', 'Limit', 'Device', 'Minutes', 'Epochs', 'Seed', 'Changes', 'train', 'evaluate', 'predict',
-           'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'slices', 'checklist',
-           'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
+           'Engine', 'Format', 'Limit', 'Device', 'Minutes', 'Epochs', 'Seed', 'Changes', 'train', 'evaluate',
+           'predict', 'explain', 'ensemble', 'audit', 'convert', 'compare', 'run_recipe', 'decide', 'drift', 'slices',
+           'checklist', 'label_pool', 'doctor', 'export', 'run_app', 'serve', 'demo']
 
 # %% ../nbs/60_cli.ipynb #5b29ebb1
 import json, sys
@@ -35,6 +35,7 @@ LabelDelim = Annotated[str|None, _Reading('--label-delim', help='Separates sever
 ProblemType = Annotated[str|None, _Reading('--problem-type', help='regression for numbers, ordinal for an order.')]
 Names = Annotated[str|None, _Reading('--names', help='Names of labels: 0=negative,4=positive.')]
 Columns = Annotated[str|None, _Reading('--columns', help='All columns of a file without a header: text,label.')]
+Engine = Annotated[str, Option('--engine', help='local, or ray for a cluster.')]
 Format = Annotated[str|None, _Reading('--format', help='Layout of the file (auto-detected).')]
 Limit = Annotated[int|None, _Reading('--limit', min=1, help='Read at most this many rows.')]
 Device = Annotated[str, Option('--device', help='auto (a GPU if there is one), cpu, cuda or xla.')]
@@ -47,11 +48,22 @@ def _read(file, text=None, label=True, names=None, format=None, limit=None, quie
           columns=None):
     "Read a file and print what became of its rows"
     from tweetnb.data.read import read_tweets
-    headers = dict(columns=columns.replace(' ', '').split(',')) if columns else {}
-    df = read_tweets(file, text=text, label=label, label_delim=delim, label_names=names, problem_type=problem,
-                     format=format, limit=limit, **headers)
+    df = read_tweets(file, limit=limit, **_reading(text, label, names, format, delim, problem, columns))
     if not quiet: out.print(df.attrs['read'].summary())
     return df
+
+def _reading(text, label, names, format, delim=None, problem=None, columns=None):
+    "Options of the readers"
+    headers = dict(columns=columns.replace(' ', '').split(',')) if columns else {}
+    return dict(text=text, label=label, label_delim=delim, label_names=names, problem_type=problem, format=format,
+                **headers)
+
+def _on_ray(engine, **others):
+    "Is the engine Ray? Raise `TweetnbError` if it is none, or for options that do not apply to Ray"
+    if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
+    for name,value in others.items():
+        if value and engine == 'ray': raise TweetnbError(f'--{name} does not apply to Ray', remedy='Leave it out.')
+    return engine == 'ray'
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
 _models = 'auto, or tfidf, frozen, ngram, gru, bilstm, subword, bert…'
@@ -70,23 +82,44 @@ def train(
     minutes:Minutes = 10, epochs:Epochs = None, change:Changes = None, seed:Seed = 42, device:Device = 'auto',
     processes:Annotated[int, Option('--processes', min=1, help='Share every batch among processes.')] = 1,
     checkpoints:Annotated[Path|None, Option('--checkpoints', help='Keep the state here, and resume it.')] = None,
+    store:Annotated[Path|None, Option('--store', help='Keep tokens here, and no table in memory.')] = None,
+    workers:Annotated[int, Option('--workers', min=1, help='Of --store: processes that make tokens.')] = 1,
+    engine:Engine = 'local',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     problem:ProblemType = None, columns:Columns = None, format:Format = None, limit:Limit = None):
     "Train a classifier on labelled tweets and save it as a bundle."
     if processes > 1:
         from tweetnb.train.distributed import launch_cli
         return launch_cli(sys.argv[1:], processes)
+    changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
+    if store:
+        how = dict(store=store, workers=workers, engine=engine)
+        how |= _reading(text, label or True, names, format, delim, problem, columns)
+        return _train_files(file, folder, model, changes, seed, device, checkpoints, how)
     df = _read(file, text, label or True, names, format, limit, delim=delim, problem=problem, columns=columns)
     problem = _problem_of(df)
     more = {k: o for k,o in dict(valid=valid, test=test).items() if o}
     how = dict(delim=delim, problem=problem, columns=columns)
     others = {k: _read(o, text, label or True, names, format, **how) for k,o in more.items()}
     if model == 'auto': _train_auto(df, others, folder, minutes, metric, pretrained, seed, device, checkpoints, single)
-    else:
-        changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
-        _train_one(df, others, folder, model, changes, seed, device, checkpoints)
+    else: _train_one(df, others, folder, model, changes, seed, device, checkpoints)
     print_saved(folder, f'tweetnb predict {folder} FILE --out predictions.csv', f"tweetnb explain {folder} 'a tweet'",
                 f'tweetnb app {folder}')
+
+def _train_files(file, folder, model, changes, seed, device, checkpoints, how):
+    "Train one model on files whose table does not fit into memory"
+    from tweetnb.models.folder import check_writable
+    from tweetnb.train.checkpoint import Checkpoint
+    from tweetnb.train.devices import use_runner
+    from tweetnb.train.fit import config_from, fit
+    check_writable(folder)
+    cbs = [Checkpoint(checkpoints)] if checkpoints else []
+    with use_runner(): res = fit(config_from(model, **changes), file, seed, cbs, device, report=out.print, **how)
+    if out.quiet: return
+    split = res.splits[-1]
+    print_scores(f"{model}, trained on {res.df.attrs['train_rows']:,} tweets, {split}", res.scores[split])
+    res.save(folder)
+    print_saved(folder, f'tweetnb predict {folder} FILE --out predictions.csv')
 
 def _problem_of(df):
     "What the labels of a file that was read turned out to be, for the files that belong to it"
@@ -175,9 +208,8 @@ def predict(
     id:Annotated[str|None, Option('--id', help="ID column (default: 'id' in any case).")] = None,
     backend:Annotated[str, Option('--backend', help='torch, bf16, onnx, int8, or auto for the fastest.')] = 'auto',
     workers:Annotated[int|None, Option('--workers', min=1, help='Processes (default: one, or all for much).')] = None,
-    engine:Annotated[str, Option('--engine', help='local, or ray for a cluster.')] = 'local',
-    device:Device = 'auto', text:TextColumn = None, columns:Columns = None, format:Format = None,
-    limit:Limit = None):
+    engine:Engine = 'local', device:Device = 'auto', text:TextColumn = None, columns:Columns = None,
+    format:Format = None, limit:Limit = None):
     "Predict the labels of tweets, in input order; repeat the command to finish what was interrupted."
     from tweetnb.ship.bundle import load
     if texts: return print_table(load(folder, device).predict(texts).set_axis(texts).rename_axis('tweet'))
@@ -231,14 +263,20 @@ def audit(
     test:Annotated[Path|None, Option('--test', help='A test file: which of its tweets are in FILE too?')] = None,
     strict:Annotated[bool, Option('--strict', help='Exit with 1 if there is a problem.')] = False,
     languages:Annotated[bool, Option('--languages', help='Tell the language of each tweet; needs lingua.')] = False,
+    engine:Engine = 'local',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     columns:Columns = None, format:Format = None, limit:Limit = None):
     "Look for duplicates, conflicting labels, leaks, imbalance and damage."
     from rich.markdown import Markdown
-    from tweetnb.data.audit import audit as audit_tables
-    df = _read(file, text, label, names, format, limit, delim=delim, columns=columns)
-    other = _read(test, text, label, names, format, delim=delim, columns=columns) if test else None
-    found = audit_tables(df if test is None else {'train': df, 'test': other}, languages=languages)
+    if _on_ray(engine, languages=languages, limit=limit):
+        from tweetnb.ship.shards import audit_files
+        found = audit_files(file, test, **_reading(text, label, names, format, delim, columns=columns))
+        out.print(found.df.attrs['read'].summary())
+    else:
+        from tweetnb.data.audit import audit as audit_tables
+        df = _read(file, text, label, names, format, limit, delim=delim, columns=columns)
+        other = _read(test, text, label, names, format, delim=delim, columns=columns) if test else None
+        found = audit_tables(df if test is None else {'train': df, 'test': other}, languages=languages)
     out.print(Markdown(found.to_markdown()) if out.is_terminal else found.to_markdown())
     if strict and not found.ok: raise Exit(1)
 
@@ -247,9 +285,10 @@ def convert(
     file:File,
     folder:Annotated[Path, Option('--out', help='The folder of Parquet files to make.')],
     rows:Annotated[int, Option('--rows', min=1, help='Rows per file, at most.')] = 100_000,
-    text:TextColumn = None, label:LabelColumn = None, format:Format = None):
-    "Convert a long file once to Parquet, which is read many times as fast."
-    from tweetnb.data.datasets import convert as to_parquet
+    engine:Engine = 'local', text:TextColumn = None, label:LabelColumn = None, format:Format = None):
+    "Convert a long file, or a folder of files, once to Parquet, which is read many times as fast."
+    if _on_ray(engine): from tweetnb.ship.shards import convert_files as to_parquet
+    else: from tweetnb.data.datasets import convert as to_parquet
     made = to_parquet(file, folder, rows, text=text, label=label, format=format)
     out.print(made['report'].summary())
     out.print(f"Wrote {made['rows']:,} rows to {len(made['shards']):,} files in {folder}.")
@@ -262,7 +301,7 @@ def compare(
     seeds:Annotated[int, Option('--seeds', min=1, help='Runs of each model.')] = 3,
     metric:Annotated[str|None, Option('--metric', help='Sorts the table: macro_f1, accuracy, pearson, …')] = None,
     pretrained:Annotated[str|None, Option('--pretrained', help='For bert: folder or name of an encoder.')] = None,
-    workers:Annotated[int, Option('--workers', min=1, help='Runs at the same time.')] = 1,
+    workers:Annotated[int, Option('--workers', min=1, help='Runs at the same time.')] = 1, engine:Engine = 'local',
     epochs:Epochs = None, device:Device = 'auto',
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     problem:ProblemType = None, columns:Columns = None, format:Format = None, limit:Limit = None):
@@ -273,7 +312,7 @@ def compare(
     chosen = models.replace(' ', '').split(',')
     if pretrained: chosen = [config_from(o, epochs=epochs, pretrained=pretrained) if o == 'bert' else o for o in chosen]
     common = dict(epochs=epochs) if epochs else {}
-    res = compare_models(df, chosen, seeds, folder, metric, workers=workers, device=device, **common)
+    res = compare_models(df, chosen, seeds, folder, metric, workers=workers, engine=engine, device=device, **common)
     out.print(f'Scored on {len(res.rows):,} tweets that no model was trained on.', *res.findings[-1:], sep='\n')
     out.print()
     print_table(res.table[[res.metric, '±', '95 %', 'p, best', 'train s', 'tweets/s', 'parameters']])

@@ -118,7 +118,7 @@ def find_duplicates(
 # %% ../../nbs/06_audit.ipynb #f51ac680
 def _report_duplicates(found, df):
     same,exact = int((found['rows']-1).sum()), int(df['text'].duplicated().sum())
-    severity = 'warning' if same > len(df)/20 else 'note'
+    severity = 'warning' if same > _size(df)/20 else 'note'
     what = f'rows repeat an earlier text ({exact:,} identically)'
     if same: yield Problem(severity, what, same, _short(found['text']))
 
@@ -150,7 +150,11 @@ def _splits(df):
     names = list(s.cat.categories) if isinstance(s.dtype, pd.CategoricalDtype) else sorted(s.dropna().unique(), key=str)
     usual = [*SPLITS, *names]
     names.sort(key=usual.index)
-    return {n: d for n in names if len(d := df[s == n])}
+    return {n: d for n in names if _size(d := df[s == n], n)}
+
+def _size(d, split='all'):
+    "Rows of a split; of a table from a cluster, which holds only rows whose text is not unique, those that were read"
+    return d.attrs.get('sizes', {}).get(split, len(d))
 
 # %% ../../nbs/06_audit.ipynb #76a17c41
 def find_leaks(
@@ -164,7 +168,7 @@ def find_leaks(
         own,there = (pd.MultiIndex.from_frame(_labelled(d)[['duplicate_key', 'label']]) for d in (hit, A))
         identical = hit['text'].isin(A['text']).sum()
         other = (~own.isin(there)).sum() if len(there) else 0
-        out.append((a, b, len(hit), len(hit)/len(B), int(identical), int(other)))
+        out.append((a, b, len(hit), len(hit)/_size(B, b), int(identical), int(other)))
     return pd.DataFrame(out, columns=['seen', 'split', 'rows', 'share', 'exact', 'other_label'])
 
 # %% ../../nbs/06_audit.ipynb #ecd6f5f7
@@ -199,16 +203,24 @@ def _signatures(keys, k, n=5):
 # %% ../../nbs/06_audit.ipynb #cf3fff8e
 def _meet(sig, reach=8, rows=4):
     "Pairs (i, j), i < j, of texts whose signatures agree in a band of `rows` numbers"
-    n,pairs = sig.shape[1], []
+    n = sig.shape[1]
+    pairs = [a*n + b for h in _band_hashes(sig, rows) for a,b in _equal(h, reach)]
+    return np.divmod(np.unique(np.concatenate(pairs or [np.zeros(0, int)])), n)
+
+def _band_hashes(sig, rows=4):
+    "Yield a uint64 [texts] for each band of `rows` numbers"
     for band in sig.reshape(-1, rows, sig.shape[1]).astype(np.uint64):
         h = band[0]
         for x in band[1:]: h = h*np.uint64(0x9e3779b97f4a7c15) ^ x
-        order = np.argsort(h, kind='stable')
-        h = h[order]
-        for d in range(1, min(reach, n-1)+1):
-            at = np.flatnonzero(h[d:] == h[:-d])
-            pairs.append(order[at]*n + order[at+d])
-    return np.divmod(np.unique(np.concatenate(pairs or [np.zeros(0, int)])), n)
+        yield h
+
+def _equal(h, reach=8):
+    "Yield positions (i, j), i < j, of equal numbers: each with the next `reach` ones"
+    order = np.argsort(h, kind='stable')
+    h = h[order]
+    for d in range(1, min(reach, len(h)-1)+1):
+        at = np.flatnonzero(h[d:] == h[:-d])
+        yield order[at], order[at+d]
 
 # %% ../../nbs/06_audit.ipynb #dee5ad93
 def near_pairs(
@@ -220,13 +232,22 @@ def near_pairs(
     if not 0 < threshold <= 1:
         raise TweetnbError(f'threshold {threshold} is not above 0 and up to 1', remedy='Start with 0.8.')
     keys = np.asarray(keys, dtype=object)
+    long,sig = _sign(keys, threshold, block)
+    if len(long) < 2: return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
+    return _similar(keys, long, sig, *_meet(sig), threshold)
+
+def _sign(keys, threshold, block=100_000):
+    "The positions of texts of at least five characters, and their signatures"
     size = np.fromiter(map(len, keys), np.int64, len(keys))
     long = np.flatnonzero(size >= 5)
-    if len(long) < 2: return np.zeros(0, int), np.zeros(0, int), np.zeros(0)
     bands = int(np.ceil(np.log(1e-3)/np.log1p(-min(threshold, 0.999)**4)))
     parts = np.split(long, np.flatnonzero(np.diff(np.cumsum(size[long])//block))+1)
-    sig = np.concatenate([_signatures(keys[p], 4*bands) for p in parts], axis=1)
-    i,j = _likely(sig, *_meet(sig), threshold-0.2)
+    sig = [_signatures(keys[p], 4*bands) for p in parts if len(p)]
+    return long, np.concatenate(sig or [np.zeros((4*bands, 0), np.uint32)], axis=1)
+
+def _similar(keys, long, sig, i, j, threshold):
+    "Of pairs (i, j) of signatures those whose texts are similar, and how similar"
+    i,j = _likely(sig, i, j, threshold-0.2)
     i,j = long[i], long[j]
     sim = np.array([_jaccard(keys[a], keys[b]) for a,b in zip(i, j)])
     return i[sim >= threshold], j[sim >= threshold], sim[sim >= threshold]
@@ -253,7 +274,10 @@ def find_near_duplicates(
     "Find pairs of texts that are similar but not equal; each text counts once, at its first row"
     d = _keyed(df).reset_index(drop=True)
     d = d[~d['duplicate_key'].duplicated()]
-    i,j,sim = near_pairs(d['duplicate_key'], threshold)
+    return _near_table(d, *near_pairs(d['duplicate_key'], threshold))
+
+def _near_table(d, i, j, sim):
+    "The table of pairs of rows"
     a,b = d.iloc[i],d.iloc[j]
     out = pd.DataFrame({'row': a.index, 'other': b.index, 'similarity': sim})
     out['text'],out['other_text'] = a['text'].to_numpy(), b['text'].to_numpy()
@@ -538,7 +562,7 @@ class Audit:
         raise AttributeError(f'no table {name!r}; the tables are {", ".join(tables)}')
     def __dir__(self): return [*super().__dir__(), *self.tables]
     def __repr__(self):
-        head = f'{len(self.df):,} tweets, {len(self.problems)} findings'
+        head = f'{_size(self.df):,} tweets, {len(self.problems)} findings'
         return '\n'.join([head, *map(str, self.problems)])
     def _repr_markdown_(self): return self.to_markdown(5)
 
@@ -551,7 +575,7 @@ def ok(self:Audit) -> bool:
 @patch
 def to_dict(self:Audit) -> dict: # For JSON: `rows`, `ok`, `problems`
     "Convert the problems, without the tables, to a dict"
-    return {'rows': len(self.df), 'ok': self.ok, 'problems': [asdict(p) for p in self.problems]}
+    return {'rows': _size(self.df), 'ok': self.ok, 'problems': [asdict(p) for p in self.problems]}
 
 # %% ../../nbs/06_audit.ipynb #4b1bbefd
 @patch
@@ -561,7 +585,7 @@ def to_markdown(self:Audit,
     "Format the whole audit in Markdown"
     rows_of = [(p.severity, p.count, p.what, ' / '.join(map(str, p.examples))) for p in self.problems]
     problems = pd.DataFrame(rows_of, columns=['severity', 'count', 'what', 'examples'])
-    parts = [f'## Audit of {len(self.df):,} tweets', _markdown(problems, 50) if rows_of else 'No findings.']
+    parts = [f'## Audit of {_size(self.df):,} tweets', _markdown(problems, 50) if rows_of else 'No findings.']
     for name,(*_,title) in _checks.items():
         if title and len(t := self.tables.get(name, ())): parts += [f'### {title}', _markdown(t, rows)]
     return '\n\n'.join(parts) + '\n'

@@ -11,6 +11,7 @@ import difflib, hashlib, http.client, json, os, shutil, sys, tarfile, time, warn
 import urllib.error, urllib.parse, urllib.request
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -727,6 +728,25 @@ def _check_replaceable(folder):
     raise TweetnbError(problem, path=folder, remedy='Choose another folder.')
 
 # %% ../../nbs/08_datasets.ipynb #0ae5360f
+def _write_shards(tables, folder, prefix=''):
+    "Write tables; return their entries in the manifest, their labels and their columns"
+    shards,labels,columns = [],[],{}
+    for i,df in enumerate(tables):
+        if 'label' in df and df['label'].dtype == 'category': labels.append(df['label'].drop_duplicates())
+        columns |= dict.fromkeys(df.columns)
+        shards.append(_write_shard(df, folder/f'{prefix}{i:05}.parquet'))
+    return shards, labels, list(columns)
+
+def _write_manifest(folder, parts, report):
+    "Write and return the manifest of shards that were written in parts"
+    shards,labels,columns = ([o for part in parts for o in part[i]] for i in range(3))
+    manifest = dict(rows=report['kept'], labels=_common_order(labels), columns=list(dict.fromkeys(columns)))
+    manifest |= dict(shards=shards, report=report)
+    text = json.dumps(manifest, indent=1, ensure_ascii=False)
+    (folder/'manifest.json').write_text(text, encoding='utf-8')
+    return manifest
+
+# %% ../../nbs/08_datasets.ipynb #8a9a78ec
 def convert(
     path:str|Path, # Anything that `read_tweets` reads
     out_dir:str|Path, # The folder to make
@@ -736,15 +756,8 @@ def convert(
     "Convert tweets to a folder of Parquet shards, one at a time; the folder appears when it is complete"
     out_dir = Path(out_dir)
     _check_replaceable(out_dir)
-    shards,labels,columns = [],[],{}
     with atomic_path(out_dir, folder=True) as tmp:
-        for i,df in enumerate(iter_tweets(path, rows=rows_per_shard, **options)):
-            report = df.attrs['read']
-            if 'label' in df and df['label'].dtype == 'category': labels.append(df['label'].drop_duplicates())
-            columns |= dict.fromkeys(df.columns)
-            shards.append(_write_shard(df, tmp/f'{i:05}.parquet'))
-        manifest = dict(rows=report['kept'], labels=_common_order(labels), columns=list(columns))
-        manifest |= dict(shards=shards, report=report)
-        text = json.dumps(manifest, indent=1, ensure_ascii=False)
-        (tmp/'manifest.json').write_text(text, encoding='utf-8')
-    return manifest
+        tables = iter_tweets(path, rows=rows_per_shard, **options)
+        first = next(tables)
+        report = first.attrs['read']
+        return _write_manifest(tmp, [_write_shards(chain([first], tables), tmp)], report)

@@ -99,7 +99,8 @@ class BucketSampler:
         seed:int=42, # Determines the order, together with the epoch number
         rank:int=0, # Number of this process
         world_size:int=1, # Number of processes that share the tweets
-        balance:bool=False # Repeat tweets of rare classes, so that every batch has the same number of each class?
+        balance:bool=False, # Repeat tweets of rare classes, so that every batch has the same number of each class?
+        piece:int=2**20 # Plan an epoch of more tweets in pieces of about so many, without `balance`
     ):
         if remainder not in ('keep', 'drop', 'fill'):
             raise TweetnbError(f'unknown remainder={remainder!r}', remedy="Use 'keep', 'drop' or 'fill'.")
@@ -114,6 +115,8 @@ class BucketSampler:
         self.classes = np.zeros(len(self.lengths), dtype=int)
         if labels is not None: self.classes = np.unique(labels, return_inverse=True)[1].reshape(-1)
         self.repeats = balance or remainder == 'fill'
+        n = 1 if balance else max(1, round(len(self.lengths)/piece))
+        self.pieces = np.array_split(np.arange(len(self.lengths)//_run), n) if n > 1 else []
         counts = np.bincount(self.classes)
         self.total = int(len(counts)*counts.max(initial=0)) if balance else len(self.lengths)
         if remainder == 'keep' and 0 < self.total < world_size:
@@ -121,11 +124,40 @@ class BucketSampler:
             raise TweetnbError(f'{self.total} tweets are too few for {world_size} processes', remedy=remedy)
 
     def __len__(self):
+        if self.pieces: return sum(len(self._piece(np.arange(size))) for size in self._sizes())
         per_step = self.bs*self.world_size
         full,all_steps = self.total//per_step,-(-self.total//per_step)
         if self.remainder == 'drop': return full
         if self.remainder == 'fill': return all_steps
         return min(all_steps, self.total//self.world_size)
+
+# %% ../../nbs/14_batches.ipynb #4cdfb7ee
+_run = 4096 # Neighbours that stay in one piece
+
+@patch
+def _sizes(self:BucketSampler):
+    "Tweets in each piece; those after the last full run are in the last one"
+    sizes = [len(o)*_run for o in self.pieces]
+    sizes[-1] += len(self.lengths) % _run
+    return sizes
+
+@patch
+def _piece(self:BucketSampler, rows, seed=0):
+    "A sampler of some rows"
+    return BucketSampler(self.lengths[rows], self.bs, self.widths, self.classes[rows], self.shuffle, self.remainder,
+                         seed, self.rank, self.world_size)
+
+@patch
+def _in_pieces(self:BucketSampler, n):
+    "Yield the steps of epoch `n`, piece by piece"
+    rng = np.random.default_rng((self.seed, n if self.shuffle else 0))
+    full = len(self.lengths)//_run
+    runs = rng.permutation(full) if self.shuffle else np.arange(full)
+    for k,part in enumerate(self.pieces):
+        rows = (runs[part,None]*_run + np.arange(_run)).reshape(-1)
+        if k == len(self.pieces) - 1: rows = np.concatenate([rows, np.arange(full*_run, len(self.lengths))])
+        steps = self._piece(rows, self.seed + k)._steps(n)
+        yield from ((rows[o], width) for o,width in steps)
 
 # %% ../../nbs/14_batches.ipynb #dda67165
 @patch
@@ -144,6 +176,7 @@ def _pool(self:BucketSampler, rng):
 @patch
 def _steps(self:BucketSampler, n):
     "Plan the steps of epoch `n`, for all processes together: rows and width of each"
+    if self.pieces: return self._in_pieces(n)
     rng = np.random.default_rng((self.seed, n if self.shuffle else 0))
     rows = self._pool(rng)
     if not len(self): return []
@@ -171,7 +204,8 @@ def plan(self:BucketSampler,
     def share(rows):
         by_class = np.argsort(self.classes[rows], kind='stable')
         return rows[np.sort(by_class[rank::self.world_size])]
-    return [(share(rows), width) for rows,width in steps]
+    shares = ((share(rows), width) for rows,width in steps)
+    return shares if self.pieces else list(shares)
 
 @patch
 def width(self:BucketSampler,

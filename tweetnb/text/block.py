@@ -272,8 +272,9 @@ def _first(rows, seen, n):
 def _cut(self:TweetDL):
     "Yield each batch, and which of its rows count (None for all)"
     seen = self._seen()
-    for rows,width in self._plan():
+    for i,(rows,width) in enumerate(self._plan()):
         b = self.batch(rows, width)
+        if i % 1000 == 999: self.dataset.store.release()
         yield b, None if seen is None else _first(rows, seen, len(b[0]))
 
 # %% ../../nbs/15_block.ipynb #c67fc9b8

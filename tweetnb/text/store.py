@@ -6,7 +6,7 @@
 __all__ = ['MappedStore', 'store_key', 'build_store']
 
 # %% ../../nbs/11_store.ipynb #0815820b
-import json, multiprocessing, os, shutil, sys, threading, warnings
+import json, mmap, multiprocessing, os, shutil, sys, threading, warnings
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -22,25 +22,28 @@ from ..core import fingerprint as digest
 from .tokens import TokenStore, TweetTokenizer, offsets_of, to_strings
 
 # %% ../../nbs/11_store.ipynb #f7213718
-_dtypes = {'ids': np.int32, 'offsets': np.int64}
+_dtypes = {'ids': np.int32, 'offsets': np.int64, 'sizes': np.int32, 'y': np.int64}
 
 def _write(folder, blocks):
-    "Write the stores `blocks` into one folder, one after the other"
-    sizes,infos = [],[]
+    "Write the stores `blocks` into one folder, one after the other, with their label numbers `y` if they have any"
+    sizes,infos,y = [],[],[]
     with (folder/'ids').open('wb') as f:
         for store in blocks:
             store.ids.tofile(f)
-            sizes.append(store.lengths)
+            sizes.append(store.lengths.astype(np.int32))
             infos.append(store.info)
-    offsets_of(np.concatenate(sizes)).tofile(folder/'offsets')
-    files = {name: dict(bytes=(folder/name).stat().st_size, digest=digest(folder/name)) for name in _dtypes}
+            y.append(store.y)
+    sizes = np.concatenate(sizes)
+    parts = dict(offsets=offsets_of(sizes)) | ({} if y[0] is None else dict(sizes=sizes, y=np.concatenate(y)))
+    for name,numbers in parts.items(): numbers.astype(_dtypes[name]).tofile(folder/name)
+    files = {name: dict(bytes=(folder/name).stat().st_size, digest=digest(folder/name)) for name in ('ids', *parts)}
     body = dict(info={k: sum(info[k] for info in infos) for k in infos[0]}, files=files)
     header = dict(body=body, digest=digest(json.dumps(body)))
     (folder/'store.json').write_text(json.dumps(header), encoding='utf-8')
 
 # %% ../../nbs/11_store.ipynb #948f163e
 def _read_info(folder, check):
-    "Read the counts from `store.json`; raises if it or a file is damaged"
+    "Read what `store.json` holds; raises if it or a file is damaged"
     header = json.loads((folder/'store.json').read_text(encoding='utf-8'))
     body = header['body']
     if digest(json.dumps(body)) != header['digest']: raise ValueError('store.json was changed')
@@ -48,11 +51,11 @@ def _read_info(folder, check):
         file = folder/name
         if file.stat().st_size != want['bytes']: raise ValueError(f'{name} does not have {want["bytes"]:,} bytes')
         if check and digest(file) != want['digest']: raise ValueError(f'{name} was changed')
-    return body['info']
+    return body
 
-def _map(file, dtype):
-    "Map a file into memory, read-only; an empty file cannot be mapped"
-    return np.memmap(file, dtype, 'r') if file.stat().st_size else np.zeros(0, dtype)
+def _map(file, dtype, mode='r'):
+    "Map a file into memory; an empty file cannot be mapped"
+    return np.memmap(file, dtype, mode) if file.stat().st_size else np.zeros(0, dtype)
 
 # %% ../../nbs/11_store.ipynb #e0f6616d
 class MappedStore(TokenStore):
@@ -62,12 +65,23 @@ class MappedStore(TokenStore):
         check:bool=True # Compare the digest of every file, not just its size?
     ):
         self.path = Path(folder)
-        try: info = _read_info(self.path, check)
+        try: body = _read_info(self.path, check)
         except (OSError, ValueError, KeyError, TypeError) as e:
             remedy = 'Delete the folder and build it again.'
             raise TweetnbError(f'unreadable token store ({e})', path=folder, remedy=remedy) from e
-        arrays = [_map(self.path/name, dtype) for name,dtype in _dtypes.items()]
-        super().__init__(*arrays, info)
+        modes = dict(y='c')                                  # PyTorch wants to be able to write
+        self.maps = {name: _map(self.path/name, _dtypes[name], modes.get(name, 'r')) for name in body['files']}
+        super().__init__(self.maps['ids'], self.maps['offsets'], body['info'])
+        self.y = self.maps.get('y')
+
+    @property
+    def lengths(self): return self.maps['sizes'] if 'sizes' in self.maps else super().lengths
+
+    def release(self):
+        "Give the memory back of what was read; the files keep it"
+        if not hasattr(mmap, 'MADV_DONTNEED'): return
+        for o in self.maps.values():
+            if isinstance(o, np.memmap): o._mmap.madvise(mmap.MADV_DONTNEED)
 
     def __reduce__(self): return MappedStore, (self.path, False)
 

@@ -82,6 +82,8 @@ class TokenStore:
         "Tokens per text, int64 [texts]"
         return np.diff(self.offsets)
 
+    y = None # Label numbers, int64 [texts], in the store of training tweets
+    def release(self): "Give memory back that a file can fill again"
     def __len__(self): return len(self.offsets) - 1
     def __repr__(self): return f'{type(self).__name__} of {len(self):,} texts, {len(self.ids):,} tokens'
 

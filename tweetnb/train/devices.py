@@ -118,7 +118,8 @@ def peak_memory(self:Runner,
 
 # %% ../../nbs/40_devices.ipynb #30d1704c
 # name → class, or where to find it
-runners = {'ddp': 'tweetnb.train.distributed:DDPRunner', 'xla': 'tweetnb.train.xla:XLARunner'}
+runners = {'ddp': 'tweetnb.train.distributed:DDPRunner', 'ray': 'tweetnb.train.distributed:RayRunner',
+           'xla': 'tweetnb.train.xla:XLARunner'}
 
 def best_runner() -> str: # A name for `runner`
     "Choose several processes under torchrun, else a TPU, a GPU or the CPU"

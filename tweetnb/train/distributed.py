@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['label_weight', 'weighted_mean', 'SyncGradients', 'gather_lists', 'sync_metric', 'DDPRunner', 'first_failure',
-           'free_port', 'torchrun_args', 'launch', 'launch_cli']
+           'free_port', 'torchrun_args', 'launch', 'launch_cli', 'RayRunner', 'launch_on_ray']
 
 # %% ../../nbs/47_distributed.ipynb #a5dbf105
-import json, os, re, signal, socket, subprocess, sys, tempfile, threading
+import json, os, re, runpy, signal, socket, subprocess, sys, tempfile, threading
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
@@ -367,3 +367,40 @@ def _without(argv, option):
         if arg == option: next(args, None)
         elif not arg.startswith(f'{option}='): out.append(arg)
     return out
+
+# %% ../../nbs/47_distributed.ipynb #ecc1e05f
+class RayRunner(DDPRunner):
+    "One of several processes that Ray Train has started"
+    name = 'ray'
+
+# %% ../../nbs/47_distributed.ipynb #9d6200c5
+def _loop(job):
+    "What Ray Train runs in each process"
+    os.environ.update(USE_TORCH_XLA='0', TWEETNB_RUNNER='ray', TORCHELASTIC_RUN_ID='ray')
+    if Path(job['here']).is_dir(): os.chdir(job['here'])
+    what,args = job['what'], job['args']
+    if callable(what): return what(*args)
+    sys.argv = [str(what), *map(str, args)]
+    runpy.run_path(str(what), run_name='__main__')
+
+# %% ../../nbs/47_distributed.ipynb #419aff73
+def launch_on_ray(
+    what:str|Path|Callable, # A script, or a function that the machines can import
+    *args, # Its arguments
+    processes:int=2, # In the whole cluster, each with a GPU if there are so many
+    restarts:int=3, # How often to start again after a loss
+    storage:str|None=None # Where Ray keeps its notes: a folder or bucket that all machines see
+):
+    "Run a script in several processes of a Ray cluster and wait for them"
+    try:
+        import ray
+        from ray.train import FailureConfig, RunConfig, ScalingConfig
+        from ray.train.torch import TorchTrainer
+    except ImportError as e: raise TweetnbError(f'this needs {e.name}', remedy="pip install 'tweetnb[ray]'") from e
+    if not callable(what) and not Path(what).is_file(): raise TweetnbError('script not found', path=what)
+    if not ray.is_initialized(): ray.init(log_to_driver=False)
+    gpus = ray.cluster_resources().get('GPU', 0) >= processes
+    TorchTrainer(_loop, train_loop_config=dict(what=what if callable(what) else Path(what).absolute(), args=args,
+                                               here=str(Path.cwd())),
+                 scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus),
+                 run_config=RunConfig(failure_config=FailureConfig(max_failures=restarts), storage_path=storage)).fit()

@@ -9,6 +9,7 @@ __all__ = ['Config', 'default_config', 'config_from', 'TrainResult', 'EpochLines
 import json, time
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import partial
 from itertools import islice
 from numbers import Real
 from pathlib import Path
@@ -34,7 +35,9 @@ from ..models.network import NetworkClassifier
 from ..models.ngram import fit_ngram
 from ..models.recurrent import models
 from ..ship.bundle import combine, load
-from ..text.block import TweetDataLoaders
+from ..ship.shards import store_files
+from ..text.batches import find_widths
+from ..text.block import TweetDataLoaders, TweetDataset
 from ..text.tokens import POOLINGS, TweetTokenizer
 from ..text.vectors import embedding_matrix
 from .callbacks import TimeLimit
@@ -185,6 +188,23 @@ def loaders(self:Config,
                                     seed=seed, **batches, **kwargs)
 
 @patch
+def stored_loaders(self:Config,
+    path:str|Path|list, # Files of labelled tweets, or a folder of them
+    store:str|Path, # Where their tokens go, see `store_files`
+    seed:int=42, # Seed of the order of batches
+    **kwargs # Further parameters of `store_files`
+) -> tuple: # The loaders, and the table of tweets that are not trained on
+    "Make the batches of files whose table does not fit into memory"
+    cleaner = self.make_cleaner()
+    tokens,tokenizer,labels,held = store_files(path, store, self.make_tokenizer, cleaner, self.max_len, **kwargs)
+    train = TweetDataset(None, tokens.y, labels, tokenizer, cleaner, self.max_len, tokens)
+    some = np.random.default_rng(seed).integers(0, len(tokens), 100_000)
+    widths = find_widths(tokens.lengths[some])
+    if widths[-1] < self.max_len: widths = *widths, self.max_len
+    valid = train.like(held[held['split'] == 'valid'])
+    return TweetDataLoaders.from_store(train, valid, self.bs, widths=widths, seed=seed), held
+
+@patch
 def learner(self:Config,
     dls:TweetDataLoaders, # From `loaders`
     seed:int=42, # Seed of the initial weights
@@ -290,7 +310,8 @@ def save(self:TrainResult,
 ) -> Path: # The folder
     "Save the classifier as a bundle, with scores, configuration and a summary of the data"
     split = self.splits[-1] if self.splits else None
-    training = {**self.classifier.info.get('training', {}), 'rows': len(self.rows('train')), 'seed': self.seed,
+    rows = self.df.attrs.get('train_rows') or len(self.rows('train'))
+    training = {**self.classifier.info.get('training', {}), 'rows': rows, 'seed': self.seed,
                 'seconds': round(self.seconds, 1), 'scored_on': split, **info.pop('training', {})}
     if 'read' in self.df.attrs: training['file'] = Path(str(self.df.attrs['read'].get('path', ''))).name
     config = self.config.to_dict()
@@ -346,19 +367,21 @@ class EpochLines(Callback):
 # %% ../../nbs/50_fit.ipynb #10ed7d1a
 def fit(
     config:Config|str, # How to train; a name for `default_config(name)`
-    df:pd.DataFrame, # `text`, `label` and `split` ('train', 'valid', 'test')
+    df:pd.DataFrame|str|Path, # `text`, `label` and `split` ('train', 'valid', 'test'); or files, with `store=…`
     seed:int=42, # Seed of weights and batches
     cbs:list|tuple=(), # More callbacks
     device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', …
     quiet:bool=True, # Show neither a bar nor a table of epochs?
     report=None, # Called with a line per epoch
-    head:NetworkClassifier|None=None # Start with its head instead of one that `config.probe` asks for
+    head:NetworkClassifier|None=None, # Start with its head instead of one that `config.probe` asks for
+    **kwargs # For files: parameters of `stored_loaders`
 ) -> TrainResult:
     "Train on the training rows of a table"
     if isinstance(config, str): config = default_config(config)
     if config.model == 'frozen': config = default_config(**config.changed())
     if '{seed}' in str(config.pretrained):
         config = replace(config, pretrained=config.pretrained.replace('{seed}', str(seed)))
+    if not isinstance(df, pd.DataFrame): return _fit_files(config, df, seed, cbs, device, quiet, report, **kwargs)
     makers = dict(label='Read it with read_tweets(…, label=True).', split='Make one with split_tweets(df).')
     for name,remedy in makers.items():
         if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=remedy)
@@ -375,7 +398,10 @@ def fit(
     if config.model == 'tfidf': classifier = _fit_linear(config, rows, seed)
     elif config.model == 'ngram' and not cbs and active_runner() is None:
         classifier,history = _fit_ngram(config, rows, seed)
-    else: classifier,learn = _fit_network(config, rows, seed, cbs, device, quiet, head)
+    else:
+        train = rows.iloc[split_indices(rows)[0]]
+        loaders = partial(config.loaders, rows, seed)
+        classifier,learn = _fit_network(config, loaders, seed, cbs, device, quiet, head, train)
     if config.windows: classifier.windows = config.windows, config.stride
     seconds = time.perf_counter() - start
     if learn: history = learn.history()
@@ -397,17 +423,28 @@ def _fit_ngram(config, df, seed):
     classifier.info |= dict(history=rows, training=dict(classifier.info['training'], epochs=len(rows), lr=config.lr))
     return classifier, history.set_index('epoch')
 
-def _fit_network(config, df, seed, cbs, device, quiet, head):
+def _fit_files(config, path, seed, cbs, device, quiet, report, **kwargs):
+    "Train a network on tokens on disk"
+    if config.model == 'tfidf' or config.probe or config.limit or config.windows:
+        raise TweetnbError('files are for a network that is trained on all of their tweets, in one window',
+                           path=path, remedy='Read a table with read_tweets.')
+    start = time.perf_counter()
+    dls,held = config.stored_loaders(path, seed=seed, **kwargs)
+    cbs = [*cbs, EpochLines(report)] if report else list(cbs)
+    classifier,learn = _fit_network(config, lambda: dls, seed, cbs, device, quiet)
+    held.attrs['train_rows'] = len(dls.train_ds)
+    return TrainResult(config, seed, classifier, held, time.perf_counter() - start, learn.history(), learn)
+
+def _fit_network(config, loaders, seed, cbs, device, quiet, head=None, train=None):
     "Train a network; return its classifier and its learner"
     place,precision = _precision(config, device)
     with place:
-        learn = config.learner(config.loaders(df, seed), seed, device=device)
+        learn = config.learner(loaders(), seed, device=device)
         classifier = learn.classifier()
         classifier.precision = precision
         if head: learn.model.head.load_state_dict(head.model.head.state_dict())
         elif config.probe:
             if config.windows: classifier.windows = config.windows, config.stride
-            train = df.iloc[split_indices(df)[0]]
             fit_head(classifier, train, train['label'], config.class_weight, seed)
         if config.probe == 'only': return classifier, None
         if quiet:

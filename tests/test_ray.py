@@ -1,0 +1,64 @@
+"Training on a local Ray: two processes learn what those of torchrun learn, and a comparison is the same as in sequence"
+import importlib.util, json, subprocess, sys
+
+import numpy as np
+import pandas as pd
+import pytest
+from runner_script import SCRIPT, alone, close
+from safetensors.torch import load_file
+
+from tweetnb.core import sample_path
+from tweetnb.data.read import read_tweets
+from tweetnb.data.split import split_tweets
+from tweetnb.evaluate.compare import compare
+from tweetnb.train.distributed import launch
+
+pytestmark = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="needs the extra 'ray'")
+
+CODE = '''
+import sys, ray
+from pathlib import Path
+import pandas as pd
+from tweetnb.evaluate.compare import compare
+from tweetnb.train.distributed import launch_on_ray
+from tweetnb.train.fit import default_config
+home = Path(sys.argv[1])
+ray.init(num_cpus=2, log_to_driver=False)
+launch_on_ray(home/'script.py', 'single', home/'ray', processes=2, storage=str(home/'notes'))
+df = pd.read_parquet(home/'df.parquet')
+res = compare(df, ['tfidf', 'lstm'], seeds=2, folder=home/'on-ray', engine='ray', epochs=1)
+'''
+
+
+@pytest.fixture(scope='module')
+def home(tmp_path_factory):
+    "What a process with a Ray of its own left"
+    home = tmp_path_factory.mktemp('ray')
+    for name in 'ray', 'torchrun': (home/name).mkdir()
+    (home/'script.py').write_text(SCRIPT)
+    split_tweets(read_tweets(sample_path('tweets.csv'))).to_parquet(home/'df.parquet')
+    (home/'job.py').write_text(CODE)
+    res = subprocess.run([sys.executable, home/'job.py', home], capture_output=True, text=True, timeout=900)
+    assert res.returncode == 0, res.stderr
+    return home
+
+
+def test_two_processes_of_ray_train_learn_what_those_of_torchrun_learn(home):
+    launch(home/'script.py', 'single', home/'torchrun', processes=2)
+    losses = alone('fit')(alone('make')())
+    for rank in 0, 1:
+        mine, other = (json.loads((home/o/f'single{rank}.json').read_text()) for o in ('ray', 'torchrun'))
+        assert mine['losses'] == other['losses'] and mine['rank'] == rank
+        assert [o['describe']['runner'] for o in (mine, other)] == ['ray', 'ddp'] and mine['describe']['processes'] == 2
+        close(mine['losses'], losses)
+        mine, other = (load_file(home/o/f'single{rank}.safetensors') for o in ('ray', 'torchrun'))
+        for k, v in other.items(): assert (mine[k] == v).all(), k
+
+
+def test_a_comparison_on_ray_is_the_one_in_sequence(home):
+    df = pd.read_parquet(home/'df.parquet')
+    compare(df, ['tfidf', 'lstm'], seeds=2, folder=home/'in-sequence', epochs=1)
+    for path in (home/'in-sequence'/'runs').glob('*.parquet'):
+        mine, other = (pd.read_parquet(o) for o in (home/'on-ray'/'runs'/path.name, path))
+        np.testing.assert_allclose(mine, other, atol=1e-6)
+    assert len(list((home/'on-ray'/'runs').glob('*.parquet'))) == 4
