@@ -10,6 +10,8 @@ import pytest
 from tweetnb.core import data_path, sample_path
 from tweetnb.data.read import read_tweets
 
+os.environ.setdefault('RAY_worker_niceness', '0')     # or its workers wait behind the other tests, and time out
+
 
 def real_path(*parts):
     "The path of real data, or a skipped test"

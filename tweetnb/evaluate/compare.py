@@ -332,6 +332,7 @@ def compare(
 ) -> Comparison:
     "Train each model with each seed on the same split, and compare the results"
     if not isinstance(df, pd.DataFrame): df = read_tweets(df, label=True, problem_type=problem_type)
+    if engine not in ('local', 'ray'): raise TweetnbError(f'unknown engine {engine!r}', remedy='Choose local or ray.')
     df = with_problem(df, problem_type)
     if metric is None: metric = default_metric(df['label'])
     configs,teams = _configs(models, common)

@@ -425,8 +425,8 @@ def _fit_ngram(config, df, seed):
 
 def _fit_files(config, path, seed, cbs, device, quiet, report, **kwargs):
     "Train a network on tokens on disk"
-    if config.model == 'tfidf' or config.probe or config.limit or config.windows:
-        raise TweetnbError('files are for a network that is trained on all of their tweets, in one window',
+    if config.model == 'tfidf' or config.probe or config.limit or config.windows or config.batches:
+        raise TweetnbError('files are for a network that reads all of their tweets, by length, in one window',
                            path=path, remedy='Read a table with read_tweets.')
     start = time.perf_counter()
     dls,held = config.stored_loaders(path, seed=seed, **kwargs)
