@@ -7,7 +7,7 @@ __all__ = ['out', 'format_value', 'print_table', 'print_scores', 'print_counts',
            'command_line', 'run_commands']
 
 # %% ../nbs/58_terminal.ipynb #eeb2d877
-import json, os, sys, traceback
+import json, os, sys, traceback, warnings
 
 import typer
 from rich.console import Console
@@ -136,6 +136,7 @@ def run_commands(
     if args is not None: sys.argv = ['tweetnb', *args]
     debug = '--debug' in sys.argv
     sys.argv = [o for o in sys.argv if o != '--debug']
+    if not debug: warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)   # fastai's, not the caller's
     try: app(prog_name='tweetnb', standalone_mode=True)
     except TweetnbError as e: _fail(str(e), debug)
     except KeyboardInterrupt: _fail('interrupted', debug, 130)
