@@ -28,7 +28,6 @@ def home(tmp_path_factory):
     return home
 
 
-on_one_node = 'import ray; ray.init(num_cpus=2, log_to_driver=False)'
 on_two_nodes = '''import atexit, ray
 from ray.cluster_utils import Cluster
 cluster = Cluster(initialize_head=True, head_node_args=dict(num_cpus=1))
@@ -138,10 +137,10 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="
 
 @linux
 @needs_ray
-def test_ray_with_a_killed_actor_a_killed_driver_and_a_killed_node(home, undisturbed):
-    "The first driver loses an actor, then its life; the second one loses one of its two nodes, and finishes"
+def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
+    "The first driver loses an actor, then its life; the second one finishes, on two processors each"
     out = home/'on-ray'
-    process = start(home, out, on_one_node, workers=2, engine='ray')
+    process = start(home, out, workers=2, engine='ray')
     n_done(out, 3, process)
     os.kill(children(process.pid, 'ray::MapWorker')[0], signal.SIGKILL)
     n = len(list((home/'on-ray.parts'/'done').iterdir()))
@@ -150,14 +149,22 @@ def test_ray_with_a_killed_actor_a_killed_driver_and_a_killed_node(home, undistu
     process.communicate()
     assert not out.exists()
     done = {o.name: o.stat().st_mtime_ns for o in (home/'on-ray.parts'/'parts').glob('[0-9]*.parquet')}
+    assert finished(start(home, out, workers=2, engine='ray'))[-2:] == ['11988', '12000']
+    assert content(out) == undisturbed
+    assert len(done) < 120 and sum((out/n).stat().st_mtime_ns == t for n, t in done.items()) >= len(done) - 4
+
+
+@linux
+@needs_ray
+def test_ray_with_a_killed_node(home, undisturbed):
+    out = home/'on-two-nodes'
     process = start(home, out, on_two_nodes, workers=2, engine='ray')
-    n_done(out, len(done) + 10, process, 200)
+    n_done(out, 5, process, 200)
     raylet = int((home/'raylet').read_text())
     os.kill(raylet, signal.SIGKILL)
     assert not out.exists()                                          # in the middle
     assert '11988 12000' in process.communicate(timeout=240)[0] and not alive(raylet)
     assert content(out) == undisturbed
-    assert len(done) < 110 and sum((out/n).stat().st_mtime_ns == t for n, t in done.items()) >= len(done) - 4
 
 
 @needs_ray

@@ -41,7 +41,7 @@ Limit = Annotated[int|None, _Reading('--limit', min=1, help='Read at most this m
 Device = Annotated[str, Option('--device', help='auto (a GPU if there is one), cpu, cuda or xla.')]
 Minutes = Annotated[float, Option('--minutes', min=.1, help='Budget of time for auto.')]
 Epochs = Annotated[int|None, Option('--epochs', min=1, help='Epochs (default: per model).')]
-Seed = Annotated[int, Option('--seed', help='The same seed gives the same result on a CPU.')]
+Seed = Annotated[int, Option('--seed', help='Same seed, same result on a CPU.')]
 Changes = Annotated[list[str]|None, Option('--set', help='Change a setting: --set bs=32 --set n_hidden=64.')]
 
 def _read(file, text=None, label=True, names=None, format=None, limit=None, quiet=False, delim=None, problem=None,
@@ -66,8 +66,8 @@ def _on_ray(engine, **others):
     return engine == 'ray'
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
-_models = 'auto, or tfidf, frozen, ngram, gru, bilstm, subword, bert…'
-_metrics = 'Of auto: macro_f1, accuracy, f1:LABEL, …; of numbers pearson, mae, …'
+_models = 'auto, or tfidf, ngram, bilstm, frozen, bert…'
+_metrics = 'Of auto: macro_f1, accuracy, mae, f1:LABEL…'
 
 @app.command()
 def train(
@@ -83,8 +83,7 @@ def train(
     processes:Annotated[int, Option('--processes', min=1, help='Share every batch among processes.')] = 1,
     checkpoints:Annotated[Path|None, Option('--checkpoints', help='Keep the state here, and resume it.')] = None,
     store:Annotated[Path|None, Option('--store', help='Keep tokens here, and no table in memory.')] = None,
-    workers:Annotated[int, Option('--workers', min=1, help='Of --store: processes that make tokens.')] = 1,
-    engine:Engine = 'local',
+    workers:Annotated[int, Option('--workers', min=1, help='Processes that make the tokens.')] = 1,
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     problem:ProblemType = None, columns:Columns = None, format:Format = None, limit:Limit = None):
     "Train a classifier on labelled tweets and save it as a bundle."
@@ -93,7 +92,7 @@ def train(
         return launch_cli(sys.argv[1:], processes)
     changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
     if store:
-        how = dict(store=store, workers=workers, engine=engine)
+        how = dict(store=store, workers=workers)
         how |= _reading(text, label or True, names, format, delim, problem, columns)
         return _train_files(file, folder, model, changes, seed, device, checkpoints, how)
     df = _read(file, text, label or True, names, format, limit, delim=delim, problem=problem, columns=columns)
