@@ -219,6 +219,16 @@ def test_audit(tmp_path):
     assert tweetnb('audit', sample_path('tweets.csv'), '--strict', ok=False).returncode == 1
 
 
+def test_tokens_on_disk(tmp_path):
+    args = 'train', sample_path('tweets.csv'), '--store', tmp_path/'tokens', '--out', tmp_path/'mood'
+    for more, told in (((), '--model ngram'), (('--limit', 300), '--limit does not apply'),
+                       (('--model', 'ngram', '--valid', 'x.csv'), '--valid does not apply')):
+        assert told in tweetnb(*args, *more, ok=False).stderr
+    assert 'trained on' in tweetnb(*args, '--model', 'ngram', '--workers', 2).stdout
+    assert (tmp_path/'tokens'/'ids').exists()
+    assert 'positive' in tweetnb('explain', tmp_path/'mood', 'what a lovely morning').stdout
+
+
 def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path/'photos').mkdir()
     write(tmp_path/'photos'/'cat.txt', 'meow')

@@ -5,7 +5,7 @@ import pytest
 optuna = pytest.importorskip('optuna', reason="needs pip install 'tweetnb[tune]'")
 
 from tweetnb import tune
-from tweetnb.core import sample_path
+from tweetnb.core import TweetnbError, sample_path
 from tweetnb.data.read import read_tweets
 from tweetnb.data.split import split_tweets
 from tweetnb.evaluate.compare import _Pruner
@@ -35,6 +35,10 @@ def test_a_search_is_resumed(df, tmp_path):
     assert again == pytest.approx(found.score)
     pd.testing.assert_frame_equal(tune(tiny, df, SPACE, folder=tmp_path, trials=5).table, found.table)
     assert len(tune('tfidf', df, dict(C=(.1, 10.)), folder=tmp_path, trials=2).table) == 2
+
+
+def test_a_search_without_a_finished_run_says_so(df, tmp_path):
+    with pytest.raises(TweetnbError, match='no run was finished'): tune('gru', df, SPACE, folder=tmp_path, trials=0)
 
 
 def test_a_run_that_is_behind_is_ended(df):

@@ -61,9 +61,13 @@ def _reading(text, label, names, format, delim=None, problem=None, columns=None)
 def _on_ray(engine, **others):
     "Is the engine Ray? Raise `TweetnbError` if it is none, or for options that do not apply to Ray"
     if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
-    for name,value in others.items():
-        if value and engine == 'ray': raise TweetnbError(f'--{name} does not apply to Ray', remedy='Leave it out.')
+    if engine == 'ray': _refuse('Ray', **others)
     return engine == 'ray'
+
+def _refuse(what, **others):
+    "Raise `TweetnbError` for options that are given and do not apply"
+    for name,value in others.items():
+        if value: raise TweetnbError(f'--{name} does not apply to {what}', remedy='Leave it out.')
 
 # %% ../nbs/60_cli.ipynb #27f1e53a
 _models = 'auto, or tfidf, ngram, bilstm, frozen, bert…'
@@ -92,6 +96,8 @@ def train(
         return launch_cli(sys.argv[1:], processes)
     changes = dict(epochs=epochs, pretrained=pretrained, **parse_settings(change))
     if store:
+        _refuse('--store', valid=valid, test=test, limit=limit, single=single, metric=metric)
+        if model == 'auto': raise TweetnbError('--store is for one model', remedy='Say which one: --model ngram.')
         how = dict(store=store, workers=workers)
         how |= _reading(text, label or True, names, format, delim, problem, columns)
         return _train_files(file, folder, model, changes, seed, device, checkpoints, how)

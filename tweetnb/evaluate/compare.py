@@ -387,7 +387,7 @@ class Tuned:
 
 def tune(
     config:Config|str, # What is not searched; a name for `default_config(name)`
-    df:pd.DataFrame, # `text`, `label` and `split` with 'train' and 'valid'
+    df:pd.DataFrame, # `text`, `label` and perhaps `split`, with 'train' and 'valid'
     space:dict, # Field of `Config`, or parameter of the model -> a list to choose from, or a pair of limits
     minutes:float=10, # Begin no run after so many, those of earlier calls included
     folder:str|Path='tuning', # Keeps the journal
@@ -403,6 +403,7 @@ def tune(
     from optuna.storages.journal import JournalFileBackend, JournalStorage
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     if isinstance(config, str): config = default_config(config)
+    if 'split' not in df: df = split_tweets(df)
     metric = metric or default_metric(df['label'])
     Path(folder).mkdir(parents=True, exist_ok=True)
     study = optuna.create_study(storage=JournalStorage(JournalFileBackend(str(Path(folder)/'journal.log'))),
@@ -422,6 +423,8 @@ def tune(
     left = 60*minutes - sum(o.duration.total_seconds() for o in known if o.duration)
     n = None if trials is None else max(0, trials - len(known))
     if left > 0 and n != 0: study.optimize(run, n, left, callbacks=[show] if report else None)
+    if not any(o.value is not None for o in study.trials):
+        raise TweetnbError('no run was finished', path=folder, remedy='Give it more minutes.')
     rows = [dict(state=o.state.name.lower(), score=o.value, epochs=len(o.intermediate_values),
                  seconds=o.duration and o.duration.total_seconds(), **o.params) for o in study.trials]
     return Tuned(changed(study.best_params), study.best_value, pd.DataFrame(rows))
