@@ -9,6 +9,7 @@ export USE_TORCH_XLA = 0
 # waiting threads sleep instead of spinning: with more threads than cores, spinning costs minutes
 export OMP_WAIT_POLICY = PASSIVE
 export HF_HUB_OFFLINE = 1
+export UV_FIND_LINKS = $(PIP_FIND_LINKS)
 
 .PHONY: demo env one test check nbtest pytest readme docs wheel wheels pythons bench gpu clean
 
@@ -67,10 +68,12 @@ $(DEV): settings.ini setup.py
 	touch $@
 
 $(DEMO)/.installed: settings.ini setup.py
-	@# uv takes half the time of pip; where it finds no packages (it does not read pip's settings), pip does
+	@# uv takes half the time of pip and picks the torch of this machine: without a GPU the small one, where PyTorch's
+	@# own index can be reached. It does not read pip's settings, so pip is tried last
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet --disable-pip-version-check uv
-	$(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python torch==2.13.0 . || \
+	UV_HTTP_RETRIES=0 $(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python --torch-backend auto torch==2.13.0 . || \
+		$(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python torch==2.13.0 . || \
 		$(DEMO)/bin/pip install --quiet --no-compile torch==2.13.0 .
 	touch $@
 
