@@ -143,7 +143,7 @@ def test_kept_bundles_can_be_exported(folder, tmp_path):
 
 
 @needs_onnx
-@pytest.mark.parametrize('how', ['mean', 'max'])
+@pytest.mark.parametrize('how', ['mean', 'max', 'attention'])
 def test_windows_are_kept_and_the_same_without_pytorch(mood, how):
     "Long texts only; what a longer text is cut to does not matter any more"
     network, texts = load(mood, 'cpu'), [*tweets, 'what a lovely morning '*9, 'lovely '*12 + 'ugh, missed it']

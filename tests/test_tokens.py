@@ -425,10 +425,12 @@ judged = {  # what is judged; well; badly; and what stands between
     'Arabic': ('اليوم الفيلم المطعم المدرسة', 'رائع جميل أحبه', 'سيئ ممل أكرهه', ' '),
     'Hindi': ('आज फिल्म दुकान शिक्षक', 'अच्छा शानदार पसंद', 'बुरा घटिया नफरत', ' ')}
 
-@pytest.mark.parametrize('script', judged)
+@pytest.mark.parametrize('script, cleaner', [*[(o, 'tweeteval') for o in judged],
+                                             *[(o, 'segmented') for o in ('Chinese', 'Japanese', 'Thai')]])
 @pytest.mark.parametrize('model', ['tfidf', 'ngram', 'lstm'])
-def test_models_learn_every_script(script, model):
-    "Sentences that training does not have, of words that it has"
+def test_models_learn_every_script(script, cleaner, model):
+    "Sentences that training does not have, of words that it has; also where ICU finds the words"
+    if cleaner == 'segmented': pytest.importorskip('icu4py')
     import pandas as pd
     from tweetnb.train.fit import default_config, fit
     things, good, bad = (o.split() for o in judged[script][:3])
@@ -440,6 +442,7 @@ def test_models_learn_every_script(script, model):
     df['split'] = np.where(df.pop('new'), 'valid', 'train')
     small = dict(n_emb=24, n_hidden=24)
     more = dict(lstm=dict(epochs=12, lr=1e-2, params=small), ngram=dict(epochs=8)).get(model, {})
-    made = fit(default_config(model, **more), df)
+    made = fit(default_config(model, cleaner=cleaner, **more), df)
     assert made.scores['valid'].accuracy > .8
-    if model == 'lstm': assert made.classifier.tokenizer.unknown_rate(df['text']) < .05
+    cleaned = made.classifier.cleaner.apply(df['text'])
+    if model == 'lstm': assert made.classifier.tokenizer.unknown_rate(cleaned) < .05

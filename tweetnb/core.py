@@ -152,7 +152,7 @@ def fingerprint(
     return h.hexdigest()
 
 # %% ../nbs/00_core.ipynb #de691e1b
-_packages = 'torch fastai transformers tokenizers pandas numpy scikit-learn emoji ftfy'.split()
+_packages = 'torch fastai transformers tokenizers pandas numpy scikit-learn emoji ftfy icu4py'.split()
 
 def versions(
     packages:list=_packages # Distribution names, as pip knows them

@@ -113,7 +113,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
-        windows:str|None=None, # Read longer tweets in windows, joined by 'mean' or 'max', instead
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
         stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets
@@ -175,7 +175,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         vocab:int|None=None, # Vocabulary size, at most
         min_freq:int|None=None, # Words seen less often in training are unknown
         max_len:int|None=None, # Longer tweets are cut to this many tokens
-        windows:str|None=None, # Read longer tweets in windows, joined by 'mean' or 'max', instead
+        windows:str|None=None, # Read longer tweets in windows, joined by 'mean', 'max' or 'attention', instead
         stride:int|None=None, # Tokens that a window shares with the one before
         vectors:str|list|None=None, # GloVe or word2vec files to start the embedding with
         epochs:int|None=None, # Passes over the training tweets

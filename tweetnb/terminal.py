@@ -97,8 +97,8 @@ class Commands(typer.core.TyperGroup):
         except TweetnbError as e: raise TweetnbError(e.problem, e.path, e.line, _as_options(e.remedy)) from e
 
 _extras = dict(onnx='onnxruntime', app='streamlit', serve='fastapi', interpret='captum', ray='ray', spell='symspellpy',
-               datasets='datasets', xlsx='openpyxl', tensorboard='tensorboard', wandb='wandb', mlflow='mlflow',
-               tpu='torch_xla')
+               segment='icu4py', datasets='datasets', xlsx='openpyxl', tensorboard='tensorboard', wandb='wandb',
+               mlflow='mlflow', tpu='torch_xla')
 
 def _version(wanted:bool):
     if not wanted: return

@@ -27,7 +27,7 @@ from sklearn.pipeline import FeatureUnion, make_pipeline
 from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
-from ..data.clean import Cleaner
+from ..data.clean import Cleaner, UNSPACED
 from ..metrics import is_multilabel, is_numbers, is_ordinal, label_matrix, number_targets, target_scale
 from .attribution import Attribution, Attributions, label_positions
 from .classifier import Classifier, as_texts
@@ -137,8 +137,8 @@ def _tabulate(self:WholeTfidf):
         self._tables[n] = table, place
 
 # %% ../../nbs/26_linear.ipynb #fb5441bf
-_unspaced = '\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff'
-_words = {1: r'\w+|[^\w\s]', 2: rf'[{_unspaced}]|[^\W{_unspaced}]+|[^\w\s]'}
+_joined = rf'[{UNSPACED}]+(?:\u2060[{UNSPACED}]+)+'         # a word, see the cleaning step `segment`
+_words = {1: r'\w+|[^\w\s]', 2: rf'{_joined}|[{UNSPACED}]|[^\W{UNSPACED}]+|[^\w\s]'}
 
 # %% ../../nbs/26_linear.ipynb #09d082cf
 def tfidf_features(

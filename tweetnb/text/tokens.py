@@ -24,6 +24,7 @@ from ..core import fingerprint as digest
 # %% ../../nbs/10_tokens.ipynb #f7213718
 _unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\x{FF70}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _mark = r"[\p{M}&&[^\x{FE0E}\x{FE0F}\x{20E3}]]"
+_character = rf"[\p{{L}}\p{{N}}&&[{_unspaced}]](?:[\x{{200C}}\x{{200D}}]|\x{{2060}}?{_mark})*"
 _letters = rf"[\p{{L}}\p{{N}}_](?:[\p{{L}}\p{{N}}_\x{{200C}}\x{{200D}}]|{_mark})*"
 _spaced = rf"[\p{{L}}\p{{N}}_&&[^{_unspaced}]](?:[\p{{L}}\p{{N}}_\x{{200C}}\x{{200D}}&&[^{_unspaced}]]|{_mark})*"
 _emoji = r"\p{Extended_Pictographic}\x{FE0F}?[\x{1F3FB}-\x{1F3FF}]?[\x{E0020}-\x{E007F}]*"
@@ -39,7 +40,7 @@ WORDS = {
     'face':      r"\^[_.-]*\^|-_+-|>[_.]+<|¯\\_\(ツ\)_/¯",
     'tag':       rf"[@#]{_letters}(?:['’]{_letters})*",  # a mention or a hashtag
     'word':      rf"{_spaced}(?:['’]{_spaced})*",        # also a contraction or a number
-    'character': rf"[\p{{L}}\p{{N}}&&[{_unspaced}]](?:[\x{{200C}}\x{{200D}}]|{_mark})*",
+    'character': rf"{_character}(?:\x{{2060}}{_character})*",  # or some that word joiners hold together
     'dots':      r"\.{2,}",
     'sign':      r"[^\s\p{Cc}\p{Cf}\p{M}]"}
 
@@ -551,7 +552,12 @@ def windows(self:TweetTokenizer,
     return encoder.enclose(cut, sizes, dict(starts=starts - store.offsets[owner])), owner
 
 # %% ../../nbs/10_tokens.ipynb #d458ca7e
-POOLINGS = 'mean', 'max' # Ways to join the answers to windows
+POOLINGS = 'mean', 'max', 'attention' # Ways to join the answers to windows
+
+def _odds(probs, alone):
+    "The odds of the best label of each window; of the surest one where each column stands on its own"
+    sure = np.abs(probs - .5).max(1, keepdims=True) + .5 if alone else probs.max(1, keepdims=True)
+    return sure/(1 - sure + 1e-6)
 
 def pool_windows(
     probs:np.ndarray, # float [windows, labels], or vectors
@@ -565,4 +571,5 @@ def pool_windows(
     if how == 'max':
         best = np.maximum.reduceat(probs, starts)
         return best if alone else best/best.sum(1, keepdims=True)
-    return np.add.reduceat(probs, starts)/np.diff(starts, append=len(owner))[:,None].astype(probs.dtype)
+    weights = _odds(probs, alone) if how == 'attention' else np.ones((len(owner), 1), probs.dtype)
+    return np.add.reduceat(weights*probs, starts)/np.add.reduceat(weights, starts)

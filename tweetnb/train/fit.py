@@ -72,7 +72,7 @@ class Config:
     probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
-    windows:str|None = None # Read longer texts in windows, joined by 'mean' or 'max', instead of cutting
+    windows:str|None = None # Read longer texts in windows, joined by one of `POOLINGS`, instead of cutting
     stride:int = 32 # Tokens that a window shares with the one before
     problem_type:str|None = None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the column tells
 
