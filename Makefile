@@ -72,9 +72,9 @@ $(DEMO)/.installed: settings.ini setup.py
 	@# own index can be reached. It does not read pip's settings, so pip is tried last
 	test -x $(DEMO)/bin/python || $(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet --disable-pip-version-check uv
-	UV_HTTP_RETRIES=0 $(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python --torch-backend auto torch==2.13.0 . 2>/dev/null || \
-		$(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python torch==2.13.0 . || \
-		$(DEMO)/bin/pip install --quiet --no-compile torch==2.13.0 .
+	UV_HTTP_RETRIES=0 $(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python --torch-backend auto torch==2.13.0 ".[app]" 2>/dev/null || \
+		$(DEMO)/bin/uv pip install --quiet --python $(DEMO)/bin/python torch==2.13.0 ".[app]" || \
+		$(DEMO)/bin/pip install --quiet --no-compile torch==2.13.0 ".[app]"
 	touch $@
 
 clean:

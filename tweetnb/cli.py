@@ -495,5 +495,7 @@ def demo(
     explain(bundle, [tweet], None, 'cpu')
     sample = sample_path('sample_submission.csv')
     predict(bundle, sample_path('tweets_test.csv'), folder/'submission.csv', None, sample, None)
-    print_saved(bundle, f'tweetnb evaluate {bundle} {sample_path("tweets_test_labelled.csv")}',
-                f'tweetnb app {bundle}', 'tweetnb train YOUR_FILE.csv --out my-bundle', 'tweetnb --help')
+    print_saved(bundle, f'tweetnb app {bundle}',
+                f'tweetnb evaluate {bundle} {sample_path("tweets_test_labelled.csv")}',
+                'tweetnb train YOUR_FILE.csv --out my-bundle', 'tweetnb --help')
+    out.print('The first of these opens a page to try it on, at http://localhost:8501.')

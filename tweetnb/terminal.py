@@ -7,7 +7,8 @@ __all__ = ['out', 'format_value', 'print_table', 'print_scores', 'print_counts',
            'command_line', 'run_commands']
 
 # %% ../nbs/58_terminal.ipynb #eeb2d877
-import json, os, sys, traceback, warnings
+import json, os, shutil, sys, traceback, warnings
+from pathlib import Path
 
 import typer
 from rich.console import Console
@@ -59,13 +60,19 @@ def print_counts(
     shares = ', '.join(f'{n:,} {label}' for label,n in counts.items())
     out.print(f'Wrote {n or sum(counts.values()):,} rows to {path}: {shares}.')
 
+def _as_called(command):
+    "A command of ours as it can be typed here: with the path of this program, if the shell would not find its name"
+    here = sys.argv[0]
+    if Path(here).stem != 'tweetnb' or shutil.which('tweetnb'): return command
+    return command.replace('tweetnb', here, 1)
+
 def print_saved(
     folder, # Where something was saved
     *commands:str # What to type next
 ):
     "Print where something is, and what can be done with it"
     out.print(f'Saved to {folder}.')
-    out.print('Next:', *commands, sep='\n  ')
+    out.print('Next:', *map(_as_called, commands), sep='\n  ')
 
 # %% ../nbs/58_terminal.ipynb #5bc13085
 def parse_settings(
