@@ -98,7 +98,15 @@ def _as_options(remedy):
     return remedy
 
 class Commands(typer.core.TyperGroup):
-    "Commands whose errors name options"
+    "Commands whose errors name options, and whose list is shown without the libraries that typer loads for more"
+    def format_help(self, ctx, formatter):
+        self.rich_markup_mode = None
+        super().format_help(ctx, formatter)
+
+    def format_commands(self, ctx, formatter):
+        rows = [(name, command.get_short_help_str(200)) for name,command in self.commands.items()]
+        with formatter.section('Commands'): formatter.write_dl(rows)
+
     def invoke(self, ctx):
         try: return super().invoke(ctx)
         except TweetnbError as e: raise TweetnbError(e.problem, e.path, e.line, _as_options(e.remedy)) from e
