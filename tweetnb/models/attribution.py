@@ -37,7 +37,7 @@ class Attribution:
         return None if self.total is None else float(np.sum(self.weights) - self.total)
 
     def __repr__(self):
-        tokens = ' '.join(f'{t} {w:+.2f}' for t,w in zip(self.tokens, self.weights))
+        tokens = ' '.join(f'{_visible(t)} {w:+.2f}' for t,w in zip(self.tokens, self.weights))
         return f'{self.label} {self.sure}: {tokens}'
 
     @property
@@ -47,8 +47,9 @@ class Attribution:
 from fastcore.basics import patch
 
 def _visible(text):
-    "Replace control characters"
-    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '\N{REPLACEMENT CHARACTER}', str(text))
+    "Replace control characters, and drop the word joiners that the cleaning step `segment` puts into words"
+    text = str(text).replace('\N{WORD JOINER}', '')
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '\N{REPLACEMENT CHARACTER}', text)
 
 @patch
 def pieces(self:Attribution) -> list: # (text, weight) pairs; the weight is `None` between tokens
