@@ -16,6 +16,11 @@ import numpy as np
 from ..core import TweetnbError
 
 # %% ../../nbs/20_attribution.ipynb #f5338e57
+def _visible(text):
+    "Replace control characters, and drop the word joiners that the cleaning step `segment` puts into words"
+    text = str(text).replace('\N{WORD JOINER}', '')
+    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '\N{REPLACEMENT CHARACTER}', text)
+
 @dataclass
 class Attribution:
     "The tokens of a tweet and how strongly each argues for a label"
@@ -45,11 +50,6 @@ class Attribution:
 
 # %% ../../nbs/20_attribution.ipynb #bf801436
 from fastcore.basics import patch
-
-def _visible(text):
-    "Replace control characters, and drop the word joiners that the cleaning step `segment` puts into words"
-    text = str(text).replace('\N{WORD JOINER}', '')
-    return re.sub(r'[\x00-\x08\x0b-\x1f\x7f-\x9f]', '\N{REPLACEMENT CHARACTER}', text)
 
 @patch
 def pieces(self:Attribution) -> list: # (text, weight) pairs; the weight is `None` between tokens
