@@ -60,7 +60,8 @@ def _reading(text, label, names, format, delim=None, problem=None, columns=None)
 
 def _on_ray(engine, **others):
     "Is the engine Ray? Raise `TweetnbError` if it is none, or for options that do not apply to Ray"
-    if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
+    from tweetnb.ship.shards import check_engine
+    check_engine(engine)
     if engine == 'ray': _refuse('Ray', **others)
     return engine == 'ray'
 
