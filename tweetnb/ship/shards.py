@@ -24,7 +24,8 @@ import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
 from ..core import TweetnbError, _replace, atomic_path, fingerprint, progress
-from ..data.read import _check_kept, _common_order, _name, _plan, _read_source, _sources
+from ..data.read import (_check_kept, _common_order, _name, _plan, _read_source, _sources, is_remote,
+                               remote_files)
 from ..data.textio import ReadReport
 from ..metrics import is_multilabel, is_numbers
 from ..models.classifier import Classifier
@@ -107,7 +108,7 @@ class _PartWriter:
 class _Input:
     "The files to read, cut into numbered blocks"
     def __init__(self, path, rows, limit=None, text=None, format=None, **options):
-        if isinstance(path, (str, Path)) and not Path(path).exists() and '*' in str(path):
+        if isinstance(path, (str, Path)) and not is_remote(path) and not Path(path).exists() and '*' in str(path):
             pattern = Path(path)
             place = next(o for o in pattern.parents if '*' not in str(o))
             path = sorted(place.glob(str(pattern.relative_to(place)))) or path
@@ -119,6 +120,7 @@ class _Input:
     def identity(self):
         "Path, size and time of every file, or `None` for tables in memory"
         paths = [o.path for o in self.sources]
+        if paths and all(map(is_remote, paths)): return [[o, *remote_files(o)[o]] for o in paths]
         if not all(isinstance(o, Path) for o in paths): return None
         return [[str(o), o.stat().st_size, o.stat().st_mtime_ns] for o in paths]
 
