@@ -55,7 +55,8 @@ def home(tmp_path_factory):
     (home/'script.py').write_text(SCRIPT)
     split_tweets(read_tweets(sample_path('tweets.csv'))).to_parquet(home/'df.parquet')
     (home/'job.py').write_text(CODE)
-    res = subprocess.run([sys.executable, home/'job.py', home, Path(__file__).parent], capture_output=True, text=True, timeout=900)
+    command = [sys.executable, home/'job.py', home, Path(__file__).parent]
+    res = subprocess.run(command, capture_output=True, text=True, timeout=900)
     assert res.returncode == 0, res.stderr
     return home
 

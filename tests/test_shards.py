@@ -144,7 +144,7 @@ def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
     out = home/'on-ray'
     process = start(home, out, workers=2, engine='ray')
     n_done(out, 3, process)
-    os.kill(children(process.pid, 'ray::MapWorker')[0], signal.SIGKILL)
+    os.kill(children(process.pid, 'ray::_share')[0], signal.SIGKILL)
     n = len(list((home/'on-ray.parts'/'done').iterdir()))
     n_done(out, n + 10, process)                                     # it went on
     process.kill()

@@ -7,12 +7,12 @@ __all__ = ['BatchPredictor', 'check_engine', 'each_on_ray', 'predict_dataset', '
            'store_files']
 
 # %% ../../nbs/37_shards.ipynb #33b48402
-import json, multiprocessing, os, shutil, signal, threading, time
+import json, multiprocessing, os, pickle, shutil, signal, threading, time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from itertools import chain, islice, repeat
 from pathlib import Path
 
@@ -190,9 +190,9 @@ def check_engine(
     if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
 
 def _import_ray():
-    try: import ray, ray.data
+    try: import ray
     except ImportError as e: raise TweetnbError(f'this needs {e.name}', remedy="pip install 'tweetnb[ray]'") from e
-    if not ray.is_initialized(): ray.init(log_to_driver=False)
+    if not ray.is_initialized(): ray.init(log_to_driver=False, include_dashboard=False)
     return ray
 
 def each_on_ray(job, args, device='cpu'):
@@ -207,8 +207,7 @@ def _actors(ray, device, workers):
     "How many actors, and what each of them occupies"
     resources = ray.cluster_resources()
     gpus = 0 if device == 'cpu' else int(resources.get('GPU', 0))
-    alone = dict(env_vars=dict(TOKENIZERS_PARALLELISM='false'))
-    return workers or gpus or int(resources['CPU']), dict(num_cpus=1, num_gpus=1 if gpus else 0, runtime_env=alone)
+    return workers or gpus or int(resources['CPU']), dict(num_cpus=1, num_gpus=1 if gpus else 0)
 
 def predict_dataset(
     ds, # A `ray.data.Dataset` with a column of tweets
@@ -222,28 +221,29 @@ def predict_dataset(
     n,each = _actors(_import_ray(), device, workers)
     predict = dict(folder=BatchPredictor(folder).folder, device=device, **kwargs)
     return ds.map_batches(BatchPredictor, fn_constructor_kwargs=predict, batch_format='pandas', batch_size=rows,
-                          concurrency=(1, n), **each)
+                          concurrency=(1, n), runtime_env=dict(env_vars=dict(TOKENIZERS_PARALLELISM='false')), **each)
 
 # %% ../../nbs/37_shards.ipynb #e944d022
-class _RayWorker:
-    "Answer the blocks of a file that are left, or a share of them"
-    def __init__(self, task, found): self.task,self.found = task, found
+_unpickled = lru_cache(1)(pickle.loads)
 
-    def __call__(self, batch):
-        for i,k,n in zip(batch['file'], batch['share'], batch['of']):
-            for block in self.found.blocks(self.task.work, int(i), (k, n)):
-                yield dict(entry=[json.dumps(self.task(*block))])
+def _share(job, i, k, n):
+    "Answer the blocks of a file that are left, or a share of them, with a model that this process keeps"
+    os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+    pa.set_cpu_count(1)
+    task,found = _unpickled(job)
+    return [task(*block) for block in found.blocks(task.work, i, (k, n))]
 
 def _on_ray(task, found, workers):
     "Yield the entries of blocks as they are done"
     ray = _import_ray()
     workers,each = _actors(ray, task.predict.device, workers)
     shares = -(-2*workers//len(found.sources))
-    units = [dict(file=i, share=k, of=shares) for i in range(len(found.sources)) for k in range(shares)]
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    ds = ray.data.from_items(units, override_num_blocks=len(units))
-    ds = ds.map_batches(_RayWorker, fn_constructor_args=(task, found), batch_size=1, concurrency=workers, **each)
-    for row in ds.iter_rows(): yield json.loads(row['entry'])
+    todo = deque((i, k, shares) for i in range(len(found.sources)) for k in range(shares))
+    job,share,waiting = ray.put(pickle.dumps((task, found))), ray.remote(**each)(_share), []
+    while todo or waiting:
+        while todo and len(waiting) < workers: waiting.append(share.remote(job, *todo.popleft()))
+        (done,),waiting = ray.wait(waiting)
+        yield from ray.get(done)
 
 # %% ../../nbs/37_shards.ipynb #2db13c26
 @contextmanager
@@ -590,7 +590,8 @@ def _held_out(df, share):
 def _look(share, df):
     "The labels of a table, and some of its texts"
     train = df[~_held_out(df, share)]
-    return train['label'].astype('category').drop_duplicates(), train['text'].sample(min(len(train), 5000), random_state=0).tolist()
+    some = train['text'].sample(min(len(train), 5000), random_state=0)
+    return train['label'].astype('category').drop_duplicates(), some.tolist()
 
 class _Encoder:
     "Makes tokens of a table's training tweets, beside a table of the others"
