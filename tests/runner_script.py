@@ -33,7 +33,9 @@ class DieAt(Callback):
     def __init__(self, step, rank): self.step,self.rank = step,rank
     def after_batch(self):
         here = int(os.environ.get('RANK', 0)) == self.rank
-        if here and self.training and self.train_iter == self.step: os.kill(os.getpid(), signal.SIGKILL)
+        if not (here and self.training and self.train_iter == self.step): return
+        open(f'{sys.argv[2]}/died', 'w').close()
+        os.kill(os.getpid(), signal.SIGKILL)
 
 def fit(learn, epochs=1, cbs=(), lr=3e-3):
     steps = Steps()
@@ -75,7 +77,8 @@ if __name__ == '__main__':
             print(f'only the first process is heard, {r.rank}')
         elif what == 'killed':
             learn = make()
-            fit(learn, 2, [Checkpoint(f'{out}/run', steps=3), *([DieAt(8, 1)] if sys.argv[3] == 'die' else [])])
+            die = sys.argv[3] == 'die' and not os.path.exists(f'{out}/died')              # once
+            fit(learn, 2, [Checkpoint(f'{out}/run', steps=3), *([DieAt(8, 1)] if die else [])])
             res,weights = {},dict(learn.model.state_dict())
         else:
             learn = make()

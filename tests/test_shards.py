@@ -8,9 +8,11 @@ from filelock import FileLock
 
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.data.audit import audit
+from tweetnb.data.clean import Cleaner
 from tweetnb.data.read import read_tweets
 from tweetnb.models.linear import LinearClassifier
-from tweetnb.ship.shards import BatchPredictor, predict_file
+from tweetnb.ship.shards import BatchPredictor, predict_file, store_files
+from tweetnb.text.tokens import TweetTokenizer
 
 linux = pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
 
@@ -142,7 +144,7 @@ def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
     out = home/'on-ray'
     process = start(home, out, workers=2, engine='ray')
     n_done(out, 3, process)
-    os.kill(children(process.pid, 'ray::MapWorker')[0], signal.SIGKILL)
+    os.kill(children(process.pid, 'ray::_share')[0], signal.SIGKILL)
     n = len(list((home/'on-ray.parts'/'done').iterdir()))
     n_done(out, n + 10, process)                                     # it went on
     process.kill()
@@ -168,7 +170,7 @@ def test_ray_with_a_killed_node(home, undisturbed):
 
 
 @needs_ray
-def test_a_ray_dataset_an_audit_and_a_conversion(home):
+def test_a_ray_dataset_an_audit_a_conversion_and_a_store(home):
     "In a process of its own: each row of a dataset is answered; audit and conversion are those without Ray"
     sample = read_tweets(sample_path('tweets.csv'))[['text', 'label']]
     df = sample.sample(1200, replace=True, random_state=0, ignore_index=True).astype('str')
@@ -182,14 +184,17 @@ def test_a_ray_dataset_an_audit_and_a_conversion(home):
 import ray
 from pathlib import Path
 from tweetnb import predict_dataset
-from tweetnb.ship.shards import audit_files, convert_files
+from tweetnb.data.clean import Cleaner
+from tweetnb.ship.shards import audit_files, convert_files, store_files
+from tweetnb.text.tokens import TweetTokenizer
 ray.init(num_cpus=2, log_to_driver=False)
 home = Path({str(home)!r})
 ds = predict_dataset(ray.data.read_csv(str(home/"a.csv")), home/"moods", rows=2000, workers=1)
 ds.to_pandas().sort_values('id').to_json(home/"ray.json", orient='records')
-convert_files(home/"parts", home/"shards", rows=200)
-found = audit_files(home/"parts", home/"test.csv")
+convert_files((home/"parts").as_uri() + "/*.csv", home/"shards", rows=200)
+found = audit_files((home/"parts").as_uri(), (home/"test.csv").as_uri())
 for name, table in found.tables.items(): table.to_csv(home/f"{{name}}.ray")
+store_files(home/'parts', home/'tokens-ray', TweetTokenizer.word, Cleaner(), engine='ray')
 print(found)
 '''
     res = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, timeout=900)
@@ -198,6 +203,9 @@ print(found)
     assert got['label'].tolist() == want['label'].tolist() and len(got) == 9000
     pd.testing.assert_frame_equal(read_tweets(home/'shards'), read_tweets(home/'parts'))
     assert read_tweets(home/'shards').attrs['read']['kept'] == 890
+    for name, workers in ('tokens-1', 1), ('tokens-2', 2):
+        store_files(home/'parts', home/name, TweetTokenizer.word, Cleaner(), workers=workers)
+        assert len(content(home/name)) >= 7 and content(home/name) == content(home/'tokens-ray')
     alone = audit(dict(train=read_tweets(home/'parts'), test=read_tweets(home/'test.csv')))
     for name in 'leaks', 'conflicts', 'duplicates', 'near':
         assert len(alone.tables[name]) and (home/f'{name}.ray').read_text() == alone.tables[name].to_csv(), name

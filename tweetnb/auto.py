@@ -36,6 +36,7 @@ from .models.linear import LinearClassifier, tfidf_features
 from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
+from .ship.shards import check_engine, each_on_ray
 from .text.tokens import TweetTokenizer
 from .train.probe import fit_head
 
@@ -196,13 +197,15 @@ class Search:
         seed:int=42, # Seed of everything
         device:str='auto', # Where networks are trained
         show=None, # Called with each new row of the table
-        checkpoints:str|Path|None=None # Keep every trained candidate in this folder, and go on from those in it
+        checkpoints:str|Path|None=None, # Keep every trained candidate in this folder, and go on from those in it
+        engine:str='local' # Where the folds are trained: 'local' for this machine, 'ray' for a cluster
     ):
         self.df = df
         self.metric = metric
         self.seconds = 60*minutes
         self.seed = seed
         self.device = device
+        self.engine = engine
         self.show = show or (lambda row: None)
         self.checkpoints = Path(checkpoints) if checkpoints else None
         self.started = time.perf_counter()
@@ -268,6 +271,10 @@ def _fitted_head(search, config):
     same = [o for o in search.found.values() if o.config == replace(frozen, epochs=o.config.epochs)]
     return same[0].classifier if same else None
 
+def _fold(config, df, fold, seed, device):
+    "The probabilities for one fold of a model trained on the others"
+    return fit(config, _as_train(df, df['fold'] == fold), seed, device=device).probs('valid')
+
 def _try(search, config, seed):
     "Train a configuration; return its classifier and its probabilities on the validation tweets"
     if not search.cross:
@@ -278,10 +285,9 @@ def _try(search, config, seed):
     if config.probe == 'only':
         train,folds = search.train, search.train['fold'].to_numpy()
         return classifier, fit_head(classifier, train, train['label'], config.class_weight, seed, folds=folds)
-    config,parts = _chosen(config, classifier), []
-    for fold in sorted(set(search.train['fold'])):
-        table = _as_train(search.train, search.train['fold'] == fold)
-        parts.append(fit(config, table, seed, device=search.device).probs('valid'))
+    config,folds = _chosen(config, classifier), sorted(set(search.train['fold']))
+    jobs = [(config, search.train, o, seed, search.device) for o in folds]
+    parts = each_on_ray(_fold, jobs, search.device) if search.engine == 'ray' else (_fold(*o) for o in jobs)
     return classifier, pd.concat(parts).loc[search.valid.index].fillna(0.)
 
 def _chosen(config, classifier):
@@ -594,17 +600,19 @@ def train(
     show=None, # Called with each new row of the table of candidates
     checkpoints:str|Path|None=None, # Keep every trained candidate in this folder; the same call goes on from there
     problem_type:str|None=None, # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
-    single:bool=False # One fast linear model, taught by the best classifier; what it costs is in the table
+    single:bool=False, # One fast linear model, taught by the best classifier; what it costs is in the table
+    engine:str='local' # Where folds are trained: 'local' for this machine, 'ray' for a cluster
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
     if not (isinstance(minutes, Real) and minutes > 0):
         raise TweetnbError(f'minutes={minutes!r} is not a number above 0', remedy='Write minutes=10.')
+    check_engine(engine)
     if out is not None: check_writable(out)
     resolve_device(device)
     tables = [_table(o, problem_type) for o in (data, valid, test)]
     df = make_splits(*tables, seed, problem_type=problem_type)
     if metric is None: metric = default_metric(df['label'])
-    search = Search(df, metric, minutes, seed, device, show, checkpoints)
+    search = Search(df, metric, minutes, seed, device, show, checkpoints, engine)
     even = pd.DataFrame(1/len(search.labels), index=search.valid.index, columns=search.columns)
     search.score(even)                                      # raises for an unknown metric
     if single and not search.plain:

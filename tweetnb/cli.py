@@ -26,7 +26,9 @@ main = partial(run_commands, app)                      # the console script `twe
 
 # %% ../nbs/60_cli.ipynb #d44fa8da
 _Reading = partial(Option, rich_help_panel='Reading the file')
-File = Annotated[Path, Argument(help='CSV, TSV, JSONL, Parquet, Excel, or a known data set.')]
+def _place(value): return value if '://' in value else Path(value)
+File = Annotated[Path, Argument(parser=_place, metavar='FILE',
+                                help='CSV, TSV, JSONL, Parquet, Excel, s3://…, or a known set.')]
 Folder = Annotated[Path, Argument(metavar='DIR', help="A bundle, as 'tweetnb train' makes it.")]
 Out = Annotated[Path, Option('--out', help='Place of the bundle; an older one is replaced.')]
 TextColumn = Annotated[str|None, _Reading('--text', help='Text column (auto-detected).')]
@@ -60,7 +62,8 @@ def _reading(text, label, names, format, delim=None, problem=None, columns=None)
 
 def _on_ray(engine, **others):
     "Is the engine Ray? Raise `TweetnbError` if it is none, or for options that do not apply to Ray"
-    if engine not in ('local', 'ray'): raise TweetnbError(f'no engine {engine!r}', remedy="Choose 'local' or 'ray'.")
+    from tweetnb.ship.shards import check_engine
+    check_engine(engine)
     if engine == 'ray': _refuse('Ray', **others)
     return engine == 'ray'
 
@@ -201,12 +204,13 @@ def evaluate(
         elif 'confidence' in pred: table['confidence'] = pred['confidence'].round(6)
         write_csv(table, csv)
     if as_json: print(json.dumps(scores.to_dict(), ensure_ascii=False))
-    else: print_scores(f'{bundle.arch} on {file.name}', scores)
+    else: print_scores(f'{bundle.arch} on {Path(file).name}', scores)
 
 @app.command()
 def predict(
     folder:Folder,
-    file:Annotated[Path|None, Argument(help="Tweets of any number: a file, a folder or a 'pattern*'.")] = None,
+    file:Annotated[Path|None, Argument(parser=_place, metavar='FILE',
+                                       help="Tweets of any number: a file, a folder, a 'pattern*' or s3://….")] = None,
     csv:Annotated[Path, Option('--out', help='A CSV or Parquet file, or a folder for many.')] = Path('predictions.csv'),
     texts:Annotated[list[str]|None, Option('--texts', help='A tweet instead of a file; repeatable.')] = None,
     sample:Annotated[Path|None, Option('--sample', help="A competition's sample submission to fill in.")] = None,

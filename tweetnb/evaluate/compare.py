@@ -27,7 +27,7 @@ from ..data.split import split_tweets
 from ..metrics import (LOWER_IS_BETTER, Scores, bootstrap_scores, cut_labels, default_metric, is_multilabel,
                              is_numbers, is_ordinal, label_sets, with_problem)
 from ..models.classifier import Classifier
-from ..ship.shards import each_on_ray
+from ..ship.shards import check_engine, each_on_ray
 from ..train.fit import Config, default_config, fit
 
 # %% ../../nbs/55_compare.ipynb #9cc2f715
@@ -332,7 +332,7 @@ def compare(
 ) -> Comparison:
     "Train each model with each seed on the same split, and compare the results"
     if not isinstance(df, pd.DataFrame): df = read_tweets(df, label=True, problem_type=problem_type)
-    if engine not in ('local', 'ray'): raise TweetnbError(f'unknown engine {engine!r}', remedy='Choose local or ray.')
+    check_engine(engine)
     df = with_problem(df, problem_type)
     if metric is None: metric = default_metric(df['label'])
     configs,teams = _configs(models, common)

@@ -100,7 +100,7 @@ class BucketSampler:
         rank:int=0, # Number of this process
         world_size:int=1, # Number of processes that share the tweets
         balance:bool=False, # Repeat tweets of rare classes, so that every batch has the same number of each class?
-        piece:int=2**20 # Plan an epoch of more tweets in pieces of about so many, without `balance`
+        piece:int=2**19 # Plan an epoch of more tweets in pieces of about so many, without `balance`
     ):
         if remainder not in ('keep', 'drop', 'fill'):
             raise TweetnbError(f'unknown remainder={remainder!r}', remedy="Use 'keep', 'drop' or 'fill'.")

@@ -272,9 +272,10 @@ def _first(rows, seen, n):
 def _cut(self:TweetDL):
     "Yield each batch, and which of its rows count (None for all)"
     seen = self._seen()
-    for i,(rows,width) in enumerate(self._plan()):
+    every = max(1, 2**16//self.bs)
+    for i,(rows,width) in enumerate(self._plan(), 1):
         b = self.batch(rows, width)
-        if i % 1000 == 999: self.dataset.store.release()
+        if i % every == 0: self.dataset.store.release()
         yield b, None if seen is None else _first(rows, seen, len(b[0]))
 
 # %% ../../nbs/15_block.ipynb #c67fc9b8

@@ -7,9 +7,10 @@ __all__ = ['MappedStore', 'store_key', 'build_store']
 
 # %% ../../nbs/11_store.ipynb #0815820b
 import json, mmap, multiprocessing, os, shutil, sys, threading, warnings
+from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -19,25 +20,26 @@ from filelock import FileLock
 from .. import __version__
 from ..core import TweetnbError, atomic_path, cache_path, progress
 from ..core import fingerprint as digest
-from .tokens import TokenStore, TweetTokenizer, offsets_of, to_strings
+from .tokens import TokenStore, TweetTokenizer, to_strings
 
 # %% ../../nbs/11_store.ipynb #f7213718
 _dtypes = {'ids': np.int32, 'offsets': np.int64, 'sizes': np.int32, 'y': np.int64}
 
 def _write(folder, blocks):
     "Write the stores `blocks` into one folder, one after the other, with their label numbers `y` if they have any"
-    sizes,infos,y = [],[],[]
-    with (folder/'ids').open('wb') as f:
+    info,files,end = Counter(), {}, 0
+    with ExitStack() as stack:
         for store in blocks:
-            store.ids.tofile(f)
-            sizes.append(store.lengths.astype(np.int32))
-            infos.append(store.info)
-            y.append(store.y)
-    sizes = np.concatenate(sizes)
-    parts = dict(offsets=offsets_of(sizes)) | ({} if y[0] is None else dict(sizes=sizes, y=np.concatenate(y)))
-    for name,numbers in parts.items(): numbers.astype(_dtypes[name]).tofile(folder/name)
-    files = {name: dict(bytes=(folder/name).stat().st_size, digest=digest(folder/name)) for name in ('ids', *parts)}
-    body = dict(info={k: sum(info[k] for info in infos) for k in infos[0]}, files=files)
+            ends = end + np.cumsum(store.lengths)
+            parts = dict(ids=store.ids, offsets=ends if files else np.append(0, ends))
+            if store.y is not None: parts |= dict(sizes=store.lengths, y=store.y)
+            for name,numbers in parts.items():
+                if name not in files: files[name] = stack.enter_context((folder/name).open('wb'))
+                numbers.astype(_dtypes[name]).tofile(files[name])
+            info.update(store.info)
+            end += len(store.ids)
+    files = {name: dict(bytes=(folder/name).stat().st_size, digest=digest(folder/name)) for name in files}
+    body = dict(info=info, files=files)
     header = dict(body=body, digest=digest(json.dumps(body)))
     (folder/'store.json').write_text(json.dumps(header), encoding='utf-8')
 

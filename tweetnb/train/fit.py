@@ -200,6 +200,7 @@ def stored_loaders(self:Config,
     train = TweetDataset(None, tokens.y, labels, tokenizer, cleaner, self.max_len, tokens)
     some = np.random.default_rng(seed).integers(0, len(tokens), 100_000)
     widths = find_widths(tokens.lengths[some])
+    tokens.release()
     if widths[-1] < self.max_len: widths = *widths, self.max_len
     valid = train.like(held[held['split'] == 'valid'])
     return TweetDataLoaders.from_store(train, valid, self.bs, widths=widths, seed=seed), held

@@ -173,7 +173,8 @@ def _label_counts(ds):
     if ds.y is None: counts = []
     elif ds.multilabel: counts = ds.y.sum(0)
     elif ds.scale: return {'number': len(ds)}
-    else: counts = np.bincount(ds.y[ds.y >= 0].numpy(), minlength=len(ds.labels))
+    else: counts = sum(np.bincount(o[o >= 0].numpy(), minlength=len(ds.labels)) for o in ds.y.split(2**20))
+    ds.store.release()
     return {str(label): int(n) for label,n in zip(ds.labels, counts)}
 
 def _cpu_name():
