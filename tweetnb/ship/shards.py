@@ -7,7 +7,7 @@ __all__ = ['BatchPredictor', 'check_engine', 'each_on_ray', 'predict_dataset', '
            'store_files']
 
 # %% ../../nbs/37_shards.ipynb #33b48402
-import json, multiprocessing, os, pickle, shutil, signal, threading, time
+import json, multiprocessing, os, shutil, signal, threading, time
 from collections import Counter, deque
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -224,13 +224,17 @@ def predict_dataset(
                           concurrency=(1, n), runtime_env=dict(env_vars=dict(TOKENIZERS_PARALLELISM='false')), **each)
 
 # %% ../../nbs/37_shards.ipynb #e944d022
-_unpickled = lru_cache(1)(pickle.loads)
+@lru_cache(1)
+def _fetched(ref):
+    "What Ray keeps under a reference; this process makes one copy of it"
+    import ray
+    return ray.get(ref)
 
-def _share(job, i, k, n):
+def _share(refs, i, k, n):
     "Answer the blocks of a file that are left, or a share of them, with a model that this process keeps"
     os.environ['TOKENIZERS_PARALLELISM'] = 'false'
     pa.set_cpu_count(1)
-    task,found = _unpickled(job)
+    task,found = _fetched(refs[0])                          # in a list, so that Ray does not copy it for each share
     return [task(*block) for block in found.blocks(task.work, i, (k, n))]
 
 def _on_ray(task, found, workers):
@@ -239,9 +243,9 @@ def _on_ray(task, found, workers):
     workers,each = _actors(ray, task.predict.device, workers)
     shares = -(-2*workers//len(found.sources))
     todo = deque((i, k, shares) for i in range(len(found.sources)) for k in range(shares))
-    job,share,waiting = ray.put(pickle.dumps((task, found))), ray.remote(**each)(_share), []
+    refs,share,waiting = [ray.put((task, found))], ray.remote(**each)(_share), []
     while todo or waiting:
-        while todo and len(waiting) < workers: waiting.append(share.remote(job, *todo.popleft()))
+        while todo and len(waiting) < workers: waiting.append(share.remote(refs, *todo.popleft()))
         (done,),waiting = ray.wait(waiting)
         yield from ray.get(done)
 
