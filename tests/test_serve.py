@@ -5,6 +5,7 @@ Needs the extra `serve`; the OpenAPI check needs schemathesis as well.
 import asyncio, json, os, signal, socket, subprocess, sys, threading, time
 from contextlib import suppress
 from http.client import HTTPConnection
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -285,8 +286,11 @@ def test_stop_under_load_loses_nothing(plain, workers):
 
 def below(pid):
     "The processes that a service has started to answer"
-    found = [int(o) for o in open(f'/proc/{pid}/task/{pid}/children').read().split()]
-    return [o for o in found if 'spawn_main' in open(f'/proc/{o}/cmdline').read()]
+    res = []
+    for o in Path(f'/proc/{pid}/task/{pid}/children').read_text().split():
+        with suppress(OSError):                             # it may end between the two looks
+            if 'spawn_main' in Path(f'/proc/{o}/cmdline').read_text(): res.append(int(o))
+    return res
 
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='looks for processes in /proc')
