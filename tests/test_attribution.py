@@ -117,7 +117,7 @@ def test_the_linear_baseline_is_exact(baseline):
     for o,probs in zip(baseline.explain(texts), baseline.predict_proba(texts).to_numpy()):
         assert abs(o.gap) < 1e-6 and abs(o.confidence - probs.max()) < 1e-6
         z = np.log(probs)
-        bias = baseline.pipe[-1].intercept_ - baseline.pipe[-1].intercept_.mean()
+        bias = baseline.intercept - baseline.intercept.mean()
         k = baseline.labels.index(o.label)
         # what they add up to is the model's own evidence
         assert abs(o.total + bias[k] - (z - z.mean())[k]) < 1e-4

@@ -15,10 +15,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from fastcore.basics import patch
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_score
-from sklearn.pipeline import make_pipeline
-from threadpoolctl import threadpool_limits
+from sklearn.model_selection import StratifiedKFold
 
 from .core import TweetnbError, atomic_path, cache_path, fingerprint, versions
 from .data.clean import Cleaner
@@ -32,7 +29,7 @@ from .metrics import (LOWER_IS_BETTER, best_cuts, best_thresholds, default_metri
 from .models.classifier import Classifier
 from .models.ensemble import Ensemble, member_weights
 from .models.folder import check_writable
-from .models.linear import LinearClassifier, tfidf_features
+from .models.linear import LinearClassifier
 from .train.fit import Config, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
@@ -93,10 +90,11 @@ def choose_cleaner(
     texts = some['text'].str.slice(0, 300).tolist()         # the beginning of a long text says it as well
     folds = StratifiedKFold(3, shuffle=True, random_state=seed)
     def scores(texts):
-        model = LogisticRegression(C=4, class_weight='balanced', tol=1e-3, max_iter=300)
-        pipe = make_pipeline(tfidf_features(), model)
-        with threadpool_limits(1):
-            return cross_val_score(pipe, texts, some['label'].astype(str), scoring='f1_macro', cv=folds)
+        table,res = some.assign(text=texts, label=some['label'].astype(str)), []
+        for train,test in folds.split(table, table['label']):
+            model = LinearClassifier(C=4, class_weight='balanced').fit(table.iloc[train], table['label'].iloc[train])
+            res.append(model.scores(table.iloc[test]).macro_f1)
+        return np.array(res)
     cleaned = Cleaner.preset('tweeteval').apply(texts)
     if cleaned == texts: return 'tweeteval'
     try: better = (scores(texts) > scores(cleaned)).all()
@@ -293,8 +291,7 @@ def _try(search, config, seed):
 def _chosen(config, classifier):
     "The configuration with the strength that cross-validation has chosen, so that it is not chosen again"
     if config.model != 'tfidf': return config
-    if classifier.numbers: return replace(config, params={**config.params, 'C': 1/classifier.pipe[-1].alpha})
-    return replace(config, params={**config.params, 'C': classifier.model.C})
+    return replace(config, params={**config.params, 'C': classifier.C})
 
 def _folds(search): return len(set(search.train['fold'])) + 1 if search.cross else 1
 

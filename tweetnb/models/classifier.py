@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from ..core import TweetnbError
-from ..data.audit import audit
 from ..data.clean import Cleaner
 from ..metrics import (NumberScores, OrdinalScores, Scores, best_cuts, best_thresholds, cut_labels, is_multilabel,
                              is_numbers, label_numbers, label_sets)
@@ -250,6 +249,7 @@ def table_info(
         labels[name] = {str(k): int(n) for k,n in counts.items()}
     reports = {k: dict(table.attrs[k]) for k in ('read', 'clean', 'split') if isinstance(table.attrs.get(k), dict)}
     if 'path' in reports.get('read', {}): reports['read']['path'] = Path(str(reports['read']['path'])).name
+    from tweetnb.data.audit import audit                    # not wanted by whoever only predicts
     problems = [f'{o.severity}: {o.count:,} {o.what}' for o in audit(table, near=None).problems]
     return {'labels': labels, **reports, 'problems': problems}
 
