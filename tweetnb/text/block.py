@@ -272,7 +272,7 @@ def _first(rows, seen, n):
 def _cut(self:TweetDL):
     "Yield each batch, and which of its rows count (None for all)"
     seen = self._seen()
-    every = max(1, 2**16//self.bs)
+    every = max(1, 2**12//self.bs)                          # each tweet may map 64 kB of its files
     for i,(rows,width) in enumerate(self._plan(), 1):
         b = self.batch(rows, width)
         if i % every == 0: self.dataset.store.release()
