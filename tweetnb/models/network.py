@@ -105,10 +105,17 @@ def _read(self:NetworkClassifier, texts, max_len):
     return cleaned, *self.tokenizer.windows(cleaned, max_len, self.windows[1])
 
 @patch
+def _all_logits(self:NetworkClassifier, store, bs):
+    "Yield rows and their logits: batch by batch, or all at once if the model knows a faster way for many"
+    fast = getattr(self.model, 'store_logits', None)
+    if fast is None or self.device.type != 'cpu' or len(store) < 1_000: return self._answers(store, bs)
+    return [(slice(None), fast(store))]
+
+@patch
 def _probs(self:NetworkClassifier, texts, bs):
     _,store,owner = self._read(texts, self.max_len)
     res = np.empty((len(store), len(self.columns)), dtype=np.float32)
-    for rows,logits in self._answers(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
+    for rows,logits in self._all_logits(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return pool_windows(res, owner, self.windows[0], self.multilabel or self.numbers) if self.windows else res
 
 @patch

@@ -8,6 +8,7 @@ __all__ = ['hash_ngrams', 'NgramClassifier', 'ngram_rows', 'ngram_proba', 'fit_n
 # %% ../../nbs/24_ngram.ipynb #bd11e438
 import numpy as np
 import torch
+from fastcore.basics import patch
 from torch import nn, Tensor
 
 from ..core import TweetnbError
@@ -164,6 +165,20 @@ class _Tables:
             parameter.data.copy_(value)
 
 # %% ../../nbs/24_ngram.ipynb #11071a8a
+def _logits(tables, rows, bs=1_000):
+    "Logits of all tweets, in batches that are never padded"
+    with thread_limit(1):
+        parts = [tables.logits(tables.hidden(ids, places)) for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
+    return torch.cat(parts)
+
+@patch
+@torch.no_grad()
+def store_logits(self:NgramClassifier,
+    store:TokenStore # Ids of tweets, many of them: the two tables are put into one first
+) -> Tensor: # Logits [tweets, n_labels]
+    "Compute the logits of many tweets on a CPU, several times as fast as batch by batch"
+    return _logits(_Tables(self), ngram_rows(self, store))
+
 @torch.no_grad()
 def ngram_proba(
     model, # An `NgramClassifier`
@@ -173,10 +188,7 @@ def ngram_proba(
     numbers:bool=False # Are the answers numbers?
 ) -> np.ndarray: # float32 [tweets, labels]
     "Predict the probability of each label, or numbers"
-    tables = model if isinstance(model, _Tables) else _Tables(model)
-    with thread_limit(1):
-        logits = [tables.logits(tables.hidden(ids, places)) for _,ids,places in _bags(rows, np.arange(len(rows)), bs)]
-    logits = torch.cat(logits)
+    logits = _logits(model if isinstance(model, _Tables) else _Tables(model), rows, bs)
     if numbers: return logits.numpy()
     return (logits.sigmoid() if multilabel else logits.softmax(1)).numpy()
 
