@@ -109,6 +109,7 @@ def _shown(labels):
     if is_multilabel(labels): return 'macro_f1', 'micro_f1', 'subset_accuracy'
     return 'accuracy', 'macro_f1', 'macro_recall'
 
+# %% ../../nbs/55_compare.ipynb #1c7cf75c
 class Comparison:
     "The runs of several models on the same tweets"
     def __init__(self,

@@ -519,6 +519,7 @@ def _last_weights(model, n_labels):
     last = [k for k,o in model.named_modules() if isinstance(o, nn.Linear) and o.out_features == n_labels][-1]
     return [o for o in model.state_dict() if o.startswith(f'{last}.')]
 
+# %% ../../nbs/25_bert.ipynb #6c5a0973
 def from_hf_state(
     model:TransformerClassifier, # Made by `create_model` with the configuration of the model that was written
     state:dict, # The weights of its `hf_form`

@@ -28,7 +28,7 @@ from threadpoolctl import threadpool_limits
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner, UNSPACED
-from ..metrics import is_multilabel, is_numbers, is_ordinal, label_matrix, number_targets, target_scale
+from ..metrics import is_multilabel, is_numbers, label_matrix, number_targets, problem_of, target_scale
 from .attribution import Attribution, Attributions, label_positions
 from .classifier import Classifier, as_texts
 
@@ -171,6 +171,7 @@ def _learning():
         remedy = 'Check texts and labels, for instance with tweetnb audit.'
         raise TweetnbError(f'the linear model cannot learn from these tweets ({e})', remedy=remedy) from e
 
+# %% ../../nbs/26_linear.ipynb #2e31b3b0
 def _best_strength(model, strengths, X, y, rows=1500):
     "Choose `C` by the macro-F1 of three folds of at most `rows` tweets"
     some = np.random.default_rng(0).permutation(len(y))[:rows]
@@ -193,6 +194,7 @@ def _best_alpha(X, y, alphas, rows=3000):
     errors = [cross_val_score(o, X[some], y[some], scoring='neg_mean_squared_error', cv=cv).mean() for o in models]
     return alphas[int(np.argmax(errors))]
 
+# %% ../../nbs/26_linear.ipynb #0041e7f7
 def _fit_by_frequency(model, X, y, sample_weight=None):
     "Fit on columns in the order of their frequency, which takes half the time: the usual ones lie side by side"
     order = np.argsort(-X.getnnz(0), kind='stable')
@@ -203,6 +205,7 @@ def _fit_by_frequency(model, X, y, sample_weight=None):
     model.fit(X, y, sample_weight=sample_weight)
     model.coef_ = model.coef_[:, rank]
 
+# %% ../../nbs/26_linear.ipynb #e19685de
 def fit_each_label(
     model:LogisticRegression, # With its settings, not fitted
     X, # Features, [tweets, features]
@@ -220,6 +223,7 @@ def fit_each_label(
     res.classes_,res.n_features_in_ = np.array(labels), X.shape[1]
     return res
 
+# %% ../../nbs/26_linear.ipynb #ca51942e
 class LinearClassifier(Classifier):
     "TF-IDF and logistic regression, with the cleaning inside"
     arch = 'tfidf'
@@ -251,7 +255,7 @@ class LinearClassifier(Classifier):
         "Learn from labelled tweets; raise `TweetnbError` if there is nothing to learn"
         texts = self._clean(tweets)
         if is_multilabel(labels): return self._fit_several(texts, labels, sample_weight)
-        if is_numbers(labels) or is_ordinal(labels): return self._fit_numbers(texts, labels, sample_weight)
+        if problem_of(labels): return self._fit_numbers(texts, labels, sample_weight)
         y = np.asarray(labels)
         model = self.model if len(set(y)) <= _most_labels else ComplementNB()
         with _learning():
@@ -262,38 +266,41 @@ class LinearClassifier(Classifier):
         self.pipe = make_pipeline(self.features, model)
         return self
 
-    def _fit_several(self, texts, labels, sample_weight):
-        "Learn each label on its own"
-        names = sorted({str(o) for row in labels for o in row})
-        with _learning():
-            X = self.features.fit_transform(texts)
-            model = fit_each_label(self.model, X, label_matrix(labels, names), names, sample_weight)
-        self.problem_type = 'multi_label_classification'
-        self.pipe = make_pipeline(self.features, model)
-        return self
-
-    def _fit_numbers(self, texts, labels, sample_weight):
-        "Learn numbers, or the positions of ordered labels, by ridge regression"
-        if self.model.class_weight: raise TweetnbError('numbers have no class_weight', remedy='Leave it out.')
-        names = ['number'] if is_numbers(labels) else list(labels.dtype.categories)
-        self.problem_type = 'regression' if is_numbers(labels) else 'ordinal'
-        self.scale = target_scale(labels, names)
-        y = (number_targets(labels, names) - self.scale[0])/self.scale[1]
-        if not y.any(): raise TweetnbError('the training tweets have one value only', remedy='Give others as well.')
-        with _learning():
-            X = self.features.fit_transform(texts)
-            model = Ridge(_best_alpha(X, y, [1/C for C in self.strengths] or _alphas), solver='sparse_cg')
-            model.fit(X, y, sample_weight)
-        model.coef_,model.intercept_ = model.coef_[None], np.array([model.intercept_])
-        model.classes_ = np.array(names, dtype=object)
-        self.pipe = make_pipeline(self.features, model)
-        return self
-
     def _clean(self, tweets): return self.cleaner.apply(as_texts(tweets).tolist())
     def _probs(self, texts, bs):
         read = self.cleaner.apply(texts)
         if self.numbers: return self.pipe.predict(read).reshape(-1, 1)
         return expit(self.pipe.decision_function(read)) if self.multilabel else self.pipe.predict_proba(read)
+
+# %% ../../nbs/26_linear.ipynb #9d45334b
+@patch
+def _fit_several(self:LinearClassifier, texts, labels, sample_weight):
+    "Learn each label on its own"
+    names = sorted({str(o) for row in labels for o in row})
+    with _learning():
+        X = self.features.fit_transform(texts)
+        model = fit_each_label(self.model, X, label_matrix(labels, names), names, sample_weight)
+    self.problem_type = 'multi_label_classification'
+    self.pipe = make_pipeline(self.features, model)
+    return self
+
+@patch
+def _fit_numbers(self:LinearClassifier, texts, labels, sample_weight):
+    "Learn numbers, or the positions of ordered labels, by ridge regression"
+    if self.model.class_weight: raise TweetnbError('numbers have no class_weight', remedy='Leave it out.')
+    names = ['number'] if is_numbers(labels) else list(labels.dtype.categories)
+    self.problem_type = problem_of(labels)
+    self.scale = target_scale(labels, names)
+    y = (number_targets(labels, names) - self.scale[0])/self.scale[1]
+    if not y.any(): raise TweetnbError('the training tweets have one value only', remedy='Give others as well.')
+    with _learning():
+        X = self.features.fit_transform(texts)
+        model = Ridge(_best_alpha(X, y, [1/C for C in self.strengths] or _alphas), solver='sparse_cg')
+        model.fit(X, y, sample_weight)
+    model.coef_,model.intercept_ = model.coef_[None], np.array([model.intercept_])
+    model.classes_ = np.array(names, dtype=object)
+    self.pipe = make_pipeline(self.features, model)
+    return self
 
 # %% ../../nbs/26_linear.ipynb #32ca841c
 @patch
@@ -450,8 +457,8 @@ def _extended(old, new):
 
 def _check_earlier(earlier, features, labels):
     "Raise `TweetnbError` if a model cannot start from `earlier`"
-    other = earlier.problem_type != Classifier.problem_type or is_multilabel(labels) or is_numbers(labels)
-    if other or is_ordinal(labels) or not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > _most_labels:
+    other = earlier.problem_type != Classifier.problem_type or is_multilabel(labels) or problem_of(labels)
+    if other or not hasattr(earlier.pipe[-1], 'coef_') or len(set(labels)) > _most_labels:
         raise TweetnbError(f'only a logistic regression of up to {_most_labels} labels, one a tweet, '
                            'can start from another',
                            remedy='Train without the earlier model.')

@@ -143,6 +143,7 @@ def _temperature(decisions):
     if not (isinstance(value, (int, float)) and value > 0): raise TweetnbError(f'the temperature is {value!r}')
     return float(value)
 
+# %% ../../nbs/30_bundle.ipynb #e39f794a
 def changed_versions(
     info:dict # Content of `bundle.json`
 ) -> dict: # Package (or `python`) -> (version when it was saved, version now)
@@ -161,6 +162,8 @@ def _check_answers(classifier):
     what = ', '.join(f'{k} {a} → {b}' for k,(a,b) in changed.items())
     warnings.warn(f'{classifier.path}: its probabilities differ by up to {difference:.2f} from those it was saved '
                   f'with. Changed since: {what}. See: tweetnb doctor {classifier.path}', stacklevel=3)
+
+# %% ../../nbs/30_bundle.ipynb #32e915c1
 def _scale(decisions):
     "Shift and factor of numbers in a manifest; 0 and 1 if there are none"
     mean,deviation = map(float, decisions.get('scale', Classifier.scale))
@@ -174,6 +177,7 @@ def _thresholds(decisions, n):
     if found.shape == (n,) and np.isfinite(found).all(): return found
     raise TweetnbError(f'{found.size} thresholds where {n} are needed')
 
+# %% ../../nbs/30_bundle.ipynb #6566cfc3
 def load(
     folder:str|Path, # A bundle or a published Hugging Face classifier: its folder, or its name such as 'ada/moods'
     device:str='auto', # For networks: 'auto' for a GPU if there is one, 'cpu', 'cuda', …

@@ -139,6 +139,7 @@ class _Input:
         rejected = {reason: rows['line'].tolist() for reason,rows in report.rejected_rows().groupby('reason')}
         _write_json(dict(blocks=n, kept=report['kept'], rejected=rejected), note)
 
+# %% ../../nbs/37_shards.ipynb #0afeb171
 def _is_done(work, i, j): return (work/'done'/f'{i:06}-{j:06}.json').exists()
 
 def _notes(work, n):
@@ -203,6 +204,7 @@ def each_on_ray(job, args, device='cpu'):
     waiting = [task.remote(*o) for o in args]
     for o in waiting: yield ray.get(o)
 
+# %% ../../nbs/37_shards.ipynb #70b1a22b
 def _actors(ray, device, workers):
     "How many actors, and what each of them occupies"
     resources = ray.cluster_resources()
@@ -585,6 +587,7 @@ def _spread(job, path, workers, engine, total, **options):
                 if isinstance(o, ReadReport): total.add(o)
                 else: yield o
 
+# %% ../../nbs/37_shards.ipynb #9a7b2183
 def _held_out(df, share):
     "Which rows are not to train on; equal texts are on one side"
     from tweetnb.data.audit import duplicate_key

@@ -138,6 +138,7 @@ def tweet_learner(
     if not in_terminal: learn.remove_cb(ProgressCallback)     # a log file wants lines, not a bar
     return run.adjust(learn) if run else learn
 
+# %% ../../nbs/44_learner.ipynb #67f38415
 def _is_encoder(arch, pretrained):
     "Is `pretrained` an encoder of Hugging Face, rather than a model of ours?"
     if models.get(arch, [None])[0] not in (BertClassifier, HFClassifier): return False
@@ -160,6 +161,7 @@ def history(self:TweetLearner) -> pd.DataFrame: # Index `epoch`; `train_loss`, `
     "Return losses and metrics of the last `fit`, a row per epoch"
     return pd.DataFrame() if self._fitted is None else self._fitted[0]
 
+# %% ../../nbs/44_learner.ipynb #396c7690
 def _training_info(learn):
     "How the learner was trained last; JSON can hold it"
     ds = learn.dls.train
@@ -187,6 +189,7 @@ def _hardware_info(device):
     gpu = {'gpu': torch.cuda.get_device_name(device)} if device.type == 'cuda' else {}
     return dict(device=str(device), cpu=_cpu_name(), threads=torch.get_num_threads(), **gpu)
 
+# %% ../../nbs/44_learner.ipynb #a225afeb
 @patch
 def classifier(self:TweetLearner) -> NetworkClassifier: # Shares the learner's model; on XLA it has a copy
     "Make a `Classifier` of the trained model"
