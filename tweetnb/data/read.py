@@ -671,9 +671,9 @@ def sniff_format(
     if all(hasattr(d, 'iter') for d in parts): return 'datasets'
     if not isinstance(path, (str, os.PathLike)):
         raise TweetnbError(f'cannot read a {type(path).__name__}', remedy='Give a path, a DataFrame or a dataset.')
-    path = Path(path)
-    if not path.exists(): raise TweetnbError('no such file', path=path, remedy=similar_names(path))
-    try: return _sniff_folder(path) if path.is_dir() else _sniff_file(path)
+    file = Path(path)
+    if not file.exists(): raise TweetnbError('no such file', path=path, remedy=similar_names(path))
+    try: return _sniff_folder(file) if file.is_dir() else _sniff_file(file)
     except OSError as e:
         raise TweetnbError(f'cannot be read ({e.strerror})', path=path, remedy='Check its permissions.') from e
 
