@@ -10,6 +10,7 @@ __all__ = ['evaluation_metrics', 'rng_state', 'set_rng_state', 'preserve_rng', '
 import os, random, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -20,10 +21,10 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import CancelBackwardException, CancelStepException, Learner
 from fastai.torch_core import get_model, num_distrib, rank_distrib
 from fastcore.basics import patch
-from sklearn.metrics import accuracy_score, f1_score
 
 from ..core import TweetnbError, atomic_path
 from ..hardware import synchronize
+from ..metrics import Scores
 from ..text.block import TweetDL
 
 # %% ../../nbs/42_callbacks.ipynb #ac498865
@@ -67,9 +68,9 @@ def preserve_rng(
     finally: set_rng_state(state, device)
 
 # %% ../../nbs/42_callbacks.ipynb #73124aee
-def _macro_f1(true, pred): return f1_score(true, pred, labels=np.unique(true), average='macro', zero_division=0)
+def _score(name, true, pred): return Scores(true, pred, np.unique(true)).metrics[name]
 
-evaluation_metrics = dict(accuracy=accuracy_score, macro_f1=_macro_f1)
+evaluation_metrics = {name: partial(_score, name) for name in ('accuracy', 'macro_f1')}
 
 @torch.no_grad()
 def evaluate(
@@ -96,7 +97,7 @@ def evaluate(
 def _sample(dl, n):
     "At most `n` rows of a loader, always the same ones in the same order"
     kwargs = dict(shuffle=False, drop_last=False)
-    if 'rank' in getattr(dl, 'settings', {}): kwargs.update(rank=0, world=1)
+    if 'rank' in getattr(dl, 'settings', {}): kwargs |= dict(rank=0, world_size=1, gathered=False)
     if n is None or len(dl.dataset) <= n: return dl.new(**kwargs)
     rows = np.random.default_rng(0).choice(len(dl.dataset), n, replace=False)
     longest_first = np.argsort(-dl.dataset.store.lengths[rows], kind='stable')
