@@ -21,7 +21,7 @@ from sklearn.model_selection import StratifiedKFold, cross_val_score
 from sklearn.pipeline import make_pipeline
 from threadpoolctl import threadpool_limits
 
-from .core import TweetnbError, atomic_path, cache_path, fingerprint, versions
+from .core import TweetnbError, atomic_path, cache_path, fingerprint, first_line, versions
 from .data.clean import Cleaner
 from .data.read import read_tweets
 from .data.split import drop_leaks, kfold_tweets, leak_notes, split_tweets
@@ -429,8 +429,7 @@ def try_candidate(
         score = search.score(probs)
         answers = _answer_seconds(search, classifier)
     except Exception as e:                                  # whatever it is, the other candidates go on
-        why = str(e).partition('\n')[0] or type(e).__name__
-        return skip(f'failed: {why}')
+        return skip(f'failed: {first_line(e)}')
     seconds = time.perf_counter() - start
     search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds, answers)
     search.add(candidate.name, score, seconds, _describe(config, len(search.train)))

@@ -181,13 +181,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         texts = _texts(X)
         check_consistent_length(texts, y)
         if len(texts) < 2: raise TweetnbError('a regression of one sample learns nothing', remedy='Give more tweets.')
-        weight,seed = _weights(sample_weight, len(y)), _seed(self.random_state)
-        table,linear = pd.DataFrame({'text': texts, 'label': y}), self.model == 'tfidf'
-        if weight is not None and not linear: table = table.iloc[_resample(weight, seed)].reset_index(drop=True)
-        result = self._search(table, seed) if self.model == 'auto' else self._train(table, seed)
-        if weight is not None and linear: self._refit(result.classifier, texts, y, weight)
-        self.result_,self.classifier_,self.n_features_in_ = result, result.classifier, 1
-        return self
+        return self._learn(texts, y, sample_weight)
 
     def predict(self,
         X:list|np.ndarray|pd.Series|pd.DataFrame # Tweets, as for `fit`
@@ -301,18 +295,23 @@ def fit(self:TweetClassifier,
     texts = _texts(X)
     check_consistent_length(texts, y)
     if not texts: raise TweetnbError('there are no tweets to learn from')
-    weight,seed = _weights(sample_weight, len(y)), _seed(self.random_state)
     if len(classes) < 2:
         found = repr(classes[0]) if len(classes) else 'none'
         raise TweetnbError(f'y has only one class, {found}', remedy='A classifier needs two.')
-    table = pd.DataFrame({'text': texts, 'label': y.tolist()})
+    self._learn(texts, y, sample_weight)
+    self.classes_,self.multilabel_ = classes, several is not None
+    return self
+
+@patch
+def _learn(self:TweetClassifier|TweetRegressor, texts, y, sample_weight):
+    "Train on checked texts and targets"
+    weight,seed = _weights(sample_weight, len(y)), _seed(self.random_state)
+    table = pd.DataFrame({'text': texts, 'label': pd.Series(y).array})
     linear = self.model == 'tfidf'
     if weight is not None and not linear: table = table.iloc[_resample(weight, seed)].reset_index(drop=True)
     result = self._search(table, seed) if self.model == 'auto' else self._train(table, seed)
     if weight is not None and linear: self._refit(result.classifier, texts, y, weight)
-    self.result_,self.classifier_ = result, result.classifier
-    self.classes_,self.n_features_in_ = classes, 1
-    self.multilabel_ = several is not None
+    self.result_,self.classifier_,self.n_features_in_ = result, result.classifier, 1
     return self
 
 @patch

@@ -15,7 +15,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from .. import __version__
-from ..core import TweetnbError, versions
+from ..core import TweetnbError, first_line, versions
 from ..data.clean import Cleaner
 from ..models.classifier import Classifier
 from ..models.decide import Decision, choose_decision, expected_effect
@@ -104,9 +104,8 @@ def _locate(name, revision, token):
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(name, revision=revision, token=token, ignore_patterns=_not_read))
     except (OSError, ValueError, RuntimeError) as e:        # no network, no such repository, no access
-        why = (str(e).splitlines() or [type(e).__name__])[0]
         remedy = f'With a network: hf download {name}'
-        raise TweetnbError(f'no bundle here, and not on the hub ({why})', path=name, remedy=remedy) from e
+        raise TweetnbError(f'no bundle here, and not on the hub ({first_line(e)})', path=name, remedy=remedy) from e
 
 def _is_published(folder):
     "Is it a sequence classifier of Hugging Face, and not a bundle?"
@@ -205,8 +204,8 @@ def load(
         if e.path is not None: raise
         raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
     except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
-        why = str(e).partition('\n')[0]
-        raise TweetnbError(f'the parts of the bundle do not fit together ({why})', path=folder, remedy=_again) from e
+        problem = f'the parts of the bundle do not fit together ({first_line(e)})'
+        raise TweetnbError(problem, path=folder, remedy=_again) from e
     res.info,res.path = info, folder
     _check_answers(res)
     return res
@@ -285,6 +284,5 @@ def push_to_hub(
         how = dict(repo_id=repo, revision=revision, commit_message=message)
         return str(api.upload_folder(folder_path=folder, **how))
     except (OSError, ValueError, RuntimeError) as e:        # no network, no login, no such name
-        why = (str(e).splitlines() or [type(e).__name__])[0]
         remedy = f'With a network: hf auth login; hf upload {repo} {folder}'
-        raise TweetnbError(f'not uploaded to {repo!r} ({why})', path=folder, remedy=remedy) from e
+        raise TweetnbError(f'not uploaded to {repo!r} ({first_line(e)})', path=folder, remedy=remedy) from e

@@ -22,7 +22,7 @@ from fastai.torch_core import TensorCategory, TitledStr, display_df, to_detach, 
 from fastcore.basics import detuplify, patch
 from fastcore.foundation import L
 
-from ..core import TweetnbError
+from ..core import TweetnbError, first_line
 from ..data.clean import Cleaner
 from ..data.read import read_tweets
 from ..data.split import split_indices, split_tweets
@@ -561,6 +561,5 @@ def from_hf(cls:TweetDataLoaders,
     try: loaded = load_dataset(str(dataset), name)
     except (OSError, ValueError, RuntimeError) as e:
         remedy = 'Check its name, its configuration (name=) and the network, or pass a Dataset.'
-        reason = str(e).partition('\n')[0]
-        raise TweetnbError(f'dataset {str(dataset)!r} cannot be loaded ({reason})', remedy=remedy) from e
+        raise TweetnbError(f'dataset {str(dataset)!r} cannot be loaded ({first_line(e)})', remedy=remedy) from e
     return cls.from_csv(loaded, **kwargs)
