@@ -236,29 +236,32 @@ class Search:
         answers = sum(o.answers for o in self.found.values())
         return self.seconds - answers - (time.perf_counter() - self.started)
 
-    def score(self, probs:pd.DataFrame) -> float:
-        "The metric on the validation tweets, turned round where lower is better"
-        thresholds,true = .5, self.valid['label']
-        if self.ordinal: thresholds = best_cuts(probs['number'], label_numbers(true, self.labels), len(self.labels))
-        elif not self.plain and not self.numbers: thresholds = best_thresholds(probs, true)
-        value = metric_value(self.metric, true, probs, thresholds=thresholds)
-        return -value if self.metric in LOWER_IS_BETTER else value
-
     @property
     def best(self) -> str|None:
         "The name of the best candidate so far"
         scored = {o['candidate']: o['score'] for o in self.rows if o['candidate'] in self.found}
         return max(scored, key=scored.get, default=None)
 
-    def add(self, name:str, score:float, seconds:float, note:str):
-        "Add a row to the table"
-        self.rows.append(dict(candidate=name, score=score, seconds=round(seconds, 1), note=note))
-        self.show(self.rows[-1])
-
     @property
     def table(self) -> pd.DataFrame: # `candidate`, `score`, `seconds`, `note`
         "All candidates, in the order in which they were tried"
         return pd.DataFrame(self.rows, columns=['candidate', 'score', 'seconds', 'note'])
+
+# %% ../nbs/56_auto.ipynb #9522fce3
+@patch
+def score(self:Search, probs:pd.DataFrame) -> float:
+    "The metric on the validation tweets, turned round where lower is better"
+    thresholds,true = .5, self.valid['label']
+    if self.ordinal: thresholds = best_cuts(probs['number'], label_numbers(true, self.labels), len(self.labels))
+    elif not self.plain and not self.numbers: thresholds = best_thresholds(probs, true)
+    value = metric_value(self.metric, true, probs, thresholds=thresholds)
+    return -value if self.metric in LOWER_IS_BETTER else value
+
+@patch
+def add(self:Search, name:str, score:float, seconds:float, note:str):
+    "Add a row to the table"
+    self.rows.append(dict(candidate=name, score=score, seconds=round(seconds, 1), note=note))
+    self.show(self.rows[-1])
 
 # %% ../nbs/56_auto.ipynb #551b9d62
 def _as_train(df, held_out):

@@ -87,6 +87,7 @@ class CleanTransformer(TransformerMixin, BaseEstimator):
 
 def _make_cleaner(preset): return preset if isinstance(preset, Cleaner) else Cleaner.preset(preset)
 
+# %% ../nbs/69_sklearn.ipynb #3431cd0e
 def _text_tags(tags, **more):
     "Tell scikit-learn that the input is one column of strings"
     tags.input_tags.two_d_array = False
@@ -251,6 +252,7 @@ def _labels(y):
     check_classification_targets(y)
     return y
 
+# %% ../nbs/69_sklearn.ipynb #38b875f1
 def _several(y):
     "Several labels a tweet as a table of 0 and 1, a column per label; `None` for one label a tweet"
     if issparse(y): y = y.toarray()
@@ -264,6 +266,7 @@ def _several(y):
     names = sorted({o for row in sets for o in row})
     return pd.DataFrame(label_matrix(sets, names), columns=names).astype(float)
 
+# %% ../nbs/69_sklearn.ipynb #730af328
 @patch
 def _train(self:TweetClassifier|TweetRegressor, table, seed):
     "Train a model that is named on all tweets; with `patience` or several labels a tweet, on nine tenths of them"
@@ -302,6 +305,7 @@ def fit(self:TweetClassifier,
     self.classes_,self.multilabel_ = classes, several is not None
     return self
 
+# %% ../nbs/69_sklearn.ipynb #ad3a5a8b
 @patch
 def _learn(self:TweetClassifier|TweetRegressor, texts, y, sample_weight):
     "Train on checked texts and targets"
@@ -345,6 +349,7 @@ def predict(self:TweetClassifier,
     best = self.predict_proba(X).argmax(1)
     return self.classes_[best]
 
+# %% ../nbs/69_sklearn.ipynb #5719e2db
 @patch
 def decision_function(self:TweetClassifier,
     X:list|np.ndarray|pd.Series|pd.DataFrame # Tweets, as for `fit`
@@ -373,6 +378,7 @@ def _sets(self:TweetClassifier, X):
     probs = pd.DataFrame(self.predict_proba(X), columns=list(map(str, self.classes_)))
     return self.classifier_.decide(probs[self.classifier_.labels])['label']
 
+# %% ../nbs/69_sklearn.ipynb #dc4f2139
 @patch
 def save(self:TweetClassifier|TweetRegressor,
     folder:str|Path, # Where the bundle goes; an older bundle there is replaced

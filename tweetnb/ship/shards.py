@@ -44,6 +44,7 @@ def _kept_columns(df, keep, text):
             raise TweetnbError(f'there is no column {name!r}', remedy=f"The columns are {', '.join(map(str, df))}.")
     return df[keep]
 
+# %% ../../nbs/37_shards.ipynb #4f7f2270
 class BatchPredictor:
     "Answer table after table; can be sent to other processes and machines, where it loads the bundle once"
     def __init__(self,

@@ -247,7 +247,7 @@ def scores(self:TweetLearner,
 
 # %% ../../nbs/44_learner.ipynb #61d25f5b
 def map_embedding(
-    weight:torch.Tensor, # TrainResult vectors [len(old), features]
+    weight:torch.Tensor, # Trained vectors [len(old), features]
     old:list, # Their words
     new:list # The words that vectors are needed for
 ) -> torch.Tensor: # [len(new), features]
@@ -291,26 +291,29 @@ class Pretrained:
         if 'architecture' in hf: state = from_hf_state(create_model(**config), state, hf['temperature'])
         return cls(state, TweetTokenizer.load(source).vocab, config)
 
-    def settings(self,
-        arch:str|None=None # The wanted model
-    ) -> dict: # Keywords of `create_model`; empty for another kind of model
-        "Return the sizes of the model"
-        if arch not in (None, self.arch): return {}
-        return {k: v for k,v in self.config.items() if k not in ('arch', 'n_vocab', 'n_labels', 'pad_id')}
+# %% ../../nbs/44_learner.ipynb #baf46891
+@patch
+def settings(self:Pretrained,
+    arch:str|None=None # The wanted model
+) -> dict: # Keywords of `create_model`; empty for another kind of model
+    "Return the sizes of the model"
+    if arch not in (None, self.arch): return {}
+    return {k: v for k,v in self.config.items() if k not in ('arch', 'n_vocab', 'n_labels', 'pad_id')}
 
-    def load_into(self,
-        model:nn.Module, # Just created
-        vocab:list # Its words, by id
-    ):
-        "Copy all but the head; raise `TweetnbError` if a shape differs"
-        def body(state): return {k: v for k,v in state.items() if not k.startswith('head.')}
-        names = 'embedding.weight', 'encoder.embeddings.word_embeddings.weight'
-        theirs,mine = body(self.state), body(model.state_dict())
-        for name in names:
-            if name in theirs: theirs[name] = map_embedding(theirs[name], self.vocab, vocab)
-        for name in sorted(theirs | mine):
-            there,here = (tuple(o[name].shape) if name in o else None for o in (theirs, mine))
-            if there == here: continue
-            raise TweetnbError(f'the pretrained model does not fit: {name} is {there} there and {here} here',
-                               remedy=f'Leave out the name and sizes of the model, or train a {self.arch!r}.')
-        model.load_state_dict(theirs, strict=False)
+@patch
+def load_into(self:Pretrained,
+    model:nn.Module, # Just created
+    vocab:list # Its words, by id
+):
+    "Copy all but the head; raise `TweetnbError` if a shape differs"
+    def body(state): return {k: v for k,v in state.items() if not k.startswith('head.')}
+    names = 'embedding.weight', 'encoder.embeddings.word_embeddings.weight'
+    theirs,mine = body(self.state), body(model.state_dict())
+    for name in names:
+        if name in theirs: theirs[name] = map_embedding(theirs[name], self.vocab, vocab)
+    for name in sorted(theirs | mine):
+        there,here = (tuple(o[name].shape) if name in o else None for o in (theirs, mine))
+        if there == here: continue
+        raise TweetnbError(f'the pretrained model does not fit: {name} is {there} there and {here} here',
+                           remedy=f'Leave out the name and sizes of the model, or train a {self.arch!r}.')
+    model.load_state_dict(theirs, strict=False)
