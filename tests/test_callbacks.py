@@ -50,6 +50,14 @@ def test_labels_never_trained_are_never_right():
     got = evaluate(learn, learn.dls.test_dl(both))
     assert got['accuracy'] == pytest.approx(part['accuracy']/2) and got['loss'] == pytest.approx(part['loss'], rel=1e-4)
 
+def test_of_several_processes_one_evaluates_every_tweet():
+    learn,look = learner(), EvaluateEvery(2, sample=None)
+    shared = learn.dls.valid.new(rank=0, world_size=2, gathered=True)
+    look.sets = dict(valid=shared)
+    learn.add_cb(look)
+    look.before_fit()
+    assert sum(len(y) for *_,y in shared) < sum(len(y) for *_,y in look.loaders['valid']) == len(shared.dataset)
+
 def test_the_sample_is_the_same_each_time():
     look = EvaluateEvery(2, sample=30)
     learn = train(learner(look))

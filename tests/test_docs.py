@@ -73,7 +73,7 @@ def test_every_recipe_names_the_thread_it_answers():
 
 @in_browser
 @pytest.mark.parametrize('query,place', [
-    ('TweetClassifier', '59_sklearn.html#tweetnb-sklearn-tweetclassifier-class'), ('tn.train', '56_auto.html'),
+    ('TweetClassifier', '69_sklearn.html#tweetnb-sklearn-tweetclassifier-class'), ('tn.train', '56_auto.html'),
     ('predict_file', '37_shards.html#tweetnb-ship-shards-predict-file'),
     ('Checkpoint', '43_checkpoint.html#tweetnb-train-checkpoint-checkpoint-class')])
 def test_a_name_is_found_first(page, query, place):

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['make_splits', 'choose_cleaner', 'Candidate', 'ladder', 'plan_epochs', 'fit_to_time', 'Found', 'Search',
-           'try_candidate', 'AutoResult', 'train']
+           'try_candidate', 'AutoResult', 'train', 'train_model']
 
 # %% ../nbs/56_auto.ipynb #54cea05a
 import json, math, re, time
@@ -14,15 +14,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from sklearn.model_selection import StratifiedKFold
 
-from .core import TweetnbError, atomic_path, cache_path, fingerprint, versions
+from .core import TweetnbError, atomic_path, cache_path, fingerprint, first_line, versions
 from .data.clean import Cleaner
 from .data.read import read_tweets
-from .data.split import drop_leaks, kfold_tweets, split_tweets
+from .data.split import drop_leaks, kfold_tweets, leak_notes, split_tweets
 from .evaluate.calibrate import Temperature
-from .evaluate.drift import make_profile
+from .evaluate.drift import save_profile
 from .hardware import resolve_device
 from .metrics import (LOWER_IS_BETTER, best_cuts, best_thresholds, default_metric, is_multilabel, is_numbers,
                              is_ordinal, label_numbers, label_tuples, metric_value, with_problem)
@@ -30,7 +31,9 @@ from .models.classifier import Classifier
 from .models.ensemble import Ensemble, member_weights
 from .models.folder import check_writable
 from .models.linear import LinearClassifier
-from .train.fit import Config, default_config, fit, step_seconds
+from .train.checkpoint import Checkpoint
+from .train.devices import use_runner
+from .train.fit import Config, TrainResult, config_from, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
 from .ship.shards import check_engine, each_on_ray
@@ -111,6 +114,7 @@ class Candidate:
     share:float = 1. # Most of the budget that it may take
     seed:int = 0 # Added to the seed of the search
 
+# %% ../nbs/56_auto.ipynb #15d87acb
 _longest = 512 # Tokens that a network reads, at most
 
 def _knows_emoji(encoder):
@@ -124,6 +128,7 @@ def _pieces_per_word(encoder, texts):
     words = sum(len(o.split()) for o in texts)
     return tokenizer.encode(texts, max_len=_longest).lengths.sum()/max(words, 1)
 
+# %% ../nbs/56_auto.ipynb #e16cf047
 def ladder(
     encoder:str|None=None, # Folder or name of a transformer; default: none
     cleaner:str|None='tweeteval', # Preset of `Cleaner`
@@ -186,6 +191,7 @@ class Found:
     seconds:float # What it took
     answers:float # Seconds that it will need for the test tweets
 
+# %% ../nbs/56_auto.ipynb #eb785855
 class Search:
     "The state of a search: what was tried, what it gave, and how much time is left"
     def __init__(self,
@@ -228,29 +234,32 @@ class Search:
         answers = sum(o.answers for o in self.found.values())
         return self.seconds - answers - (time.perf_counter() - self.started)
 
-    def score(self, probs:pd.DataFrame) -> float:
-        "The metric on the validation tweets, turned round where lower is better"
-        thresholds,true = .5, self.valid['label']
-        if self.ordinal: thresholds = best_cuts(probs['number'], label_numbers(true, self.labels), len(self.labels))
-        elif not self.plain and not self.numbers: thresholds = best_thresholds(probs, true)
-        value = metric_value(self.metric, true, probs, thresholds=thresholds)
-        return -value if self.metric in LOWER_IS_BETTER else value
-
     @property
     def best(self) -> str|None:
         "The name of the best candidate so far"
         scored = {o['candidate']: o['score'] for o in self.rows if o['candidate'] in self.found}
         return max(scored, key=scored.get, default=None)
 
-    def add(self, name:str, score:float, seconds:float, note:str):
-        "Add a row to the table"
-        self.rows.append(dict(candidate=name, score=score, seconds=round(seconds, 1), note=note))
-        self.show(self.rows[-1])
-
     @property
     def table(self) -> pd.DataFrame: # `candidate`, `score`, `seconds`, `note`
         "All candidates, in the order in which they were tried"
         return pd.DataFrame(self.rows, columns=['candidate', 'score', 'seconds', 'note'])
+
+# %% ../nbs/56_auto.ipynb #9522fce3
+@patch
+def score(self:Search, probs:pd.DataFrame) -> float:
+    "The metric on the validation tweets, turned round where lower is better"
+    thresholds,true = .5, self.valid['label']
+    if self.ordinal: thresholds = best_cuts(probs['number'], label_numbers(true, self.labels), len(self.labels))
+    elif not self.plain and not self.numbers: thresholds = best_thresholds(probs, true)
+    value = metric_value(self.metric, true, probs, thresholds=thresholds)
+    return -value if self.metric in LOWER_IS_BETTER else value
+
+@patch
+def add(self:Search, name:str, score:float, seconds:float, note:str):
+    "Add a row to the table"
+    self.rows.append(dict(candidate=name, score=score, seconds=round(seconds, 1), note=note))
+    self.show(self.rows[-1])
 
 # %% ../nbs/56_auto.ipynb #551b9d62
 def _as_train(df, held_out):
@@ -269,6 +278,7 @@ def _fitted_head(search, config):
     same = [o for o in search.found.values() if o.config == replace(frozen, epochs=o.config.epochs)]
     return same[0].classifier if same else None
 
+# %% ../nbs/56_auto.ipynb #e80ef95a
 def _fold(config, df, fold, seed, device):
     "The probabilities for one fold of a model trained on the others"
     return fit(config, _as_train(df, df['fold'] == fold), seed, device=device).probs('valid')
@@ -419,8 +429,7 @@ def try_candidate(
         score = search.score(probs)
         answers = _answer_seconds(search, classifier)
     except Exception as e:                                  # whatever it is, the other candidates go on
-        why = str(e).partition('\n')[0] or type(e).__name__
-        return skip(f'failed: {why}')
+        return skip(f'failed: {first_line(e)}')
     seconds = time.perf_counter() - start
     search.found[candidate.name] = Found(classifier, probs, _chosen(config, classifier), seconds, answers)
     search.add(candidate.name, score, seconds, _describe(config, len(search.train)))
@@ -524,6 +533,7 @@ def predict(self:AutoResult, tweets) -> pd.DataFrame:
     "Return the most probable label of each tweet, and all probabilities"
     return self.classifier.predict(tweets)
 
+# %% ../nbs/56_auto.ipynb #a1c3d8f8
 @patch
 def save(self:AutoResult,
     folder:str|Path, # Where the bundle goes
@@ -542,8 +552,7 @@ def save(self:AutoResult,
         raise TweetnbError(f'the bundle could not be written ({e}); it was saved to {rescued}', path=folder,
                            remedy=f'Copy it: cp -r {rescued} {folder}') from e
     seen = self.df[self.df['split'] != 'test']
-    if self.classifier.numbers: return Path(folder)
-    make_profile(seen['text'], self.test['text'], self.probs, classifier=self.classifier).save(folder)
+    save_profile(folder, self.classifier, seen, self.test, self.probs)
     return Path(folder)
 
 # %% ../nbs/56_auto.ipynb #10c292fd
@@ -631,3 +640,32 @@ def train(
     if single: result = _single(search, result)
     if out is not None: result.save(out)
     return result
+
+# %% ../nbs/56_auto.ipynb #c87c73ab
+def train_model(
+    model:str, # 'tfidf', 'frozen', or a name in `tweetnb.models.recurrent.models`
+    data:pd.DataFrame|str|Path, # Labelled tweets: a table, or files, with `store=…`
+    valid:pd.DataFrame|None=None, # Tweets to validate on, beside a table
+    test:pd.DataFrame|None=None, # Tweets to report on, beside a table
+    out:str|Path|None=None, # Save the bundle here
+    seed:int=42, # Seed of everything
+    device:str='auto', # 'auto' for a GPU if there is one, 'cpu', 'cuda', 'xla', …
+    checkpoints:str|Path|None=None, # Keep the state of the training in this folder; the same call goes on from there
+    report=None, # Called with each line
+    settings:dict|None=None, # See `config_from`
+    **kwargs # For files: parameters of `store_files`
+) -> TrainResult:
+    "Train one model on labelled tweets"
+    if out is not None: check_writable(out)
+    config = config_from(model, **(settings or {}))
+    table = isinstance(data, pd.DataFrame)
+    if table: data = make_splits(data, valid, test, seed, folds=False)
+    for line in leak_notes(data) if table and report else []: report(line)
+    cbs = [Checkpoint(checkpoints)] if checkpoints else []
+    place,device = ('xla', 'auto') if device == 'xla' else (None, device)
+    with use_runner(place): res = fit(config, data, seed, cbs, device, report=report, **kwargs)
+    if out is None or rank_distrib(): return res
+    res.save(out)
+    split = res.splits[-1]
+    if table: save_profile(out, res.classifier, res.rows('train'), res.rows(split), res.probs(split))
+    return res

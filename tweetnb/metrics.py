@@ -4,10 +4,11 @@
 
 # %% auto #0
 __all__ = ['TWEETEVAL_METRICS', 'LOWER_IS_BETTER', 'label_numbers', 'is_multilabel', 'label_matrix', 'label_tuples', 'label_sets',
-           'lrap', 'best_thresholds', 'is_numbers', 'is_ordinal', 'default_metric', 'as_numbers', 'number_targets',
-           'with_problem', 'target_scale', 'number_bands', 'Scores', 'majority_score', 'bootstrap_scores',
-           'MultiScores', 'NumberScores', 'OrdinalScores', 'best_cuts', 'cut_labels', 'tweeteval_score',
-           'top_k_accuracy', 'correct', 'log_loss', 'reliability', 'calibration_error', 'metric_value', 'tweet_metrics']
+           'lrap', 'best_thresholds', 'is_numbers', 'is_ordinal', 'problem_of', 'default_metric', 'as_numbers',
+           'number_targets', 'with_problem', 'target_scale', 'number_bands', 'Scores', 'majority_score',
+           'bootstrap_scores', 'MultiScores', 'NumberScores', 'OrdinalScores', 'best_cuts', 'cut_labels',
+           'tweeteval_score', 'top_k_accuracy', 'correct', 'log_loss', 'reliability', 'calibration_error',
+           'metric_value', 'tweet_metrics']
 
 # %% ../nbs/01_metrics.ipynb #4158a8f0
 from functools import partial
@@ -47,6 +48,7 @@ def label_matrix(
     for row,found in zip(res, values): row[[place[str(o)] for o in found if str(o) in place]] = True
     return res
 
+# %% ../nbs/01_metrics.ipynb #b0549573
 def label_tuples(
     values # The labels of each tweet: a list, a set, …
 ) -> pd.Series: # Of tuples of sorted strings; with the index of `values` if they have one
@@ -57,6 +59,7 @@ def label_tuples(
     rows = [tuple(sorted({str(o) for o in row})) for row in values]
     return pd.Series(rows, index=values.index if isinstance(values, pd.Series) else None, dtype=object)
 
+# %% ../nbs/01_metrics.ipynb #ba7b012d
 def label_sets(
     probs:pd.DataFrame, # float [tweets, labels], each on its own between 0 and 1
     thresholds=.5 # One for all, or float [labels]
@@ -108,11 +111,18 @@ def is_ordinal(
     "Are they names in an order: an ordered categorical column?"
     return bool(getattr(getattr(labels, 'dtype', None), 'ordered', False))
 
+def problem_of(
+    labels # Labels of tweets, any sequence
+) -> str|None: # 'regression' for numbers, 'ordinal' for ordered labels, `None` for names
+    "Name the problem that a kind of labels poses, if it is not plain classification"
+    return 'regression' if is_numbers(labels) else 'ordinal' if is_ordinal(labels) else None
+
 def default_metric(
     labels # Labels of tweets, any sequence
 ) -> str: # 'pearson' for numbers, 'macro_mae' for ordered labels, else 'macro_f1'
     "Name the metric that suits a kind of labels"
-    return 'pearson' if is_numbers(labels) else 'macro_mae' if is_ordinal(labels) else 'macro_f1'
+    usual = dict(regression='pearson', ordinal='macro_mae')
+    return usual.get(problem_of(labels), 'macro_f1')
 
 # %% ../nbs/01_metrics.ipynb #a0e6b67b
 def as_numbers(
@@ -148,7 +158,7 @@ def with_problem(
         if not given: label = label.astype('category')
         if given or pd.api.types.is_numeric_dtype(label.cat.categories): return df.assign(label=label.cat.as_ordered())
         raise TweetnbError('the order of the labels is not known', remedy='Make the column categorical, lowest first.')
-    if problem_type is None or not (is_numbers(label) or is_ordinal(label)): return df
+    if problem_type is None or problem_of(label) is None: return df
     return df.assign(label=pd.Categorical(label.to_numpy()))
 
 # %% ../nbs/01_metrics.ipynb #805e4cb9
@@ -157,7 +167,7 @@ def target_scale(
     labels # As in `number_targets`
 ) -> tuple|None: # Their mean and deviation; `None` where labels are neither numbers nor ordered
     "Find what standardises the numbers to learn"
-    if not is_numbers(values) and not is_ordinal(values): return None
+    if problem_of(values) is None: return None
     found = number_targets(values, labels)
     return float(found.mean()), float(found.std()) or 1.
 
@@ -199,6 +209,7 @@ def _check_lengths(true, pred):
     if not len(true): raise TweetnbError('no tweets to score')
     if len(true) != len(pred): raise TweetnbError(f'{len(pred)} predictions for {len(true)} labels')
 
+# %% ../nbs/01_metrics.ipynb #0211e48e
 class Scores:
     "Metrics, a table per label and a confusion matrix; of several labels, ordered ones or numbers a subclass of it"
     multilabel = False
@@ -355,6 +366,7 @@ def _multi_metrics(counts, n):
     return dict(micro_f1=2*right.sum(-1)/np.maximum((true + pred).sum(-1), 1), macro_f1=mean(f1, occurs),
                 macro_recall=mean(recall, occurs), weighted_f1=mean(f1, true), subset_accuracy=counts[..., -1]/n)
 
+# %% ../nbs/01_metrics.ipynb #4fa05157
 class MultiScores(Scores):
     "Metrics and a table per label where a tweet has several labels, or none"
     multilabel = True
@@ -414,6 +426,7 @@ def _number_metrics(true, pred):
     return dict(pearson=_correlation(true, pred), spearman=_correlation(_ranks(true), _ranks(pred)),
                 mae=np.abs(off).mean(), mse=mse, r2=1 - mse/spread if spread > 0 else 0.)
 
+# %% ../nbs/01_metrics.ipynb #021f7d59
 class NumberScores(Scores):
     "Correlations and errors of predicted numbers"
     labels,unseen = (),()
@@ -606,6 +619,7 @@ def _sklearn_score(name, true, pred, probs, labels):
         problem = f'scikit-learn cannot compute {name!r} here ({e})'
         raise TweetnbError(problem, remedy="Choose 'macro_f1' or 'accuracy'.") from e
 
+# %% ../nbs/01_metrics.ipynb #bed1437e
 def _ranking_score(name, true, probs):
     "Mean over labels of a metric of one label against the rest; with two labels, of the second"
     if is_multilabel(true): p,Y = probs.to_numpy(dtype=float),label_matrix(true, probs.columns)

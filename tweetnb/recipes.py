@@ -81,6 +81,7 @@ _systems = {
         figures={},
         note='every batch contains both labels equally, on every process')}
 
+# %% ../nbs/57_recipes.ipynb #6fed8019
 def recipe(
     name:str, # 'emoji', 'arabizi', 'celebrity', 'sentiment140' or 'imdb'
     variant:str='tuned', # 'published', 'tuned' or 'quick'

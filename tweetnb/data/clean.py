@@ -191,8 +191,9 @@ def arabic(
 
 # %% ../../nbs/05_clean.ipynb #552e1606
 #: Characters of scripts without spaces between words
-UNSPACED = ('\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff'
-            '\U00020000-\U0003ffff')
+UNSPACED = ('\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005\u3007\u3021-\u3029\u3038-\u303b\u3040-\u30ff\u31f0-\u31ff'
+            '\u3400-\u9fff\ua9e0-\ua9fe\uaa60-\uaa7f\uf900-\ufaff\uff66-\uff9d'
+            '\U00016fe3\U0001aff0-\U0001b167\U00020000-\U0003ffff')
 _joiner = '\u2060'
 _run = re.compile(rf'[#＃@]\w+|[{UNSPACED}{_joiner}]+')
 

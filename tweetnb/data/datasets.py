@@ -479,6 +479,7 @@ def _files_in(entry, place, itself=True):
             splits = _resolve(folder, layout) if folder.is_dir() else None
             if splits: return _Found(folder, splits, {} if i else entry.read)
 
+# %% ../../nbs/08_datasets.ipynb #bb10a4bc
 def _archive_names(entry):
     "Return the names under which the archive of `entry` is known"
     names = [] if entry.names else [Path(urllib.parse.urlsplit(url).path).name for url in entry.urls]
@@ -496,6 +497,7 @@ def _unpacked(entry, archive):
         if fault: raise TweetnbError(f'this archive {fault}', path=archive, remedy='Delete it and download it again.')
         return unpack(archive, folder)
 
+# %% ../../nbs/08_datasets.ipynb #8d2c7e26
 def _look_in(entry, place, itself=True):
     "Return the files of `entry` in `place`, unpacking its archive if that is what is there, or `None`"
     if place.is_file(): return _files_in(entry, _unpacked(entry, place))
@@ -577,6 +579,7 @@ def _what_to_bring(entry, folder):
     where = entry.urls[0] if entry.urls else f'{entry.home} (this needs an account)'
     return f"Download {', '.join(files)} from {where} and put {'them' if len(files) > 1 else 'it'} in {folder}."
 
+# %% ../../nbs/08_datasets.ipynb #42921c60
 def _find(entry, folder):
     "Return the files of `entry`: in `folder` if one is given, else on this machine or from the net"
     if folder is not None:
@@ -600,6 +603,7 @@ def _find(entry, folder):
     raise DownloadError(f'the data set {entry.name!r} is not on this machine ({why})',
         remedy=_what_to_bring(entry, data_path((entry.folders or (entry.name,))[0])))
 
+# %% ../../nbs/08_datasets.ipynb #fa947ad3
 def _entry(name):
     "Return the entry for a name; raise `TweetnbError` with the similar or all names"
     if name in DATASETS: return DATASETS[name]
@@ -633,6 +637,7 @@ def _read_splits(entry, found):
     df = pd.concat(parts, ignore_index=True)
     return df.assign(label=df['label'].astype('category'))
 
+# %% ../../nbs/08_datasets.ipynb #84bd543f
 def _read_unlabelled(found):
     "Return the table of the rows without labels, from a file, or a folder with a text per file"
     def read(path):
@@ -647,6 +652,7 @@ def _append_unlabelled(df, more):
     df = pd.concat([df.astype({'split': str}), more], ignore_index=True)
     return df.assign(label=df['label'].astype('category'))
 
+# %% ../../nbs/08_datasets.ipynb #7b480862
 def _fewer(df, n, seed):
     "Return at most `n` training rows, validation rows in proportion (200 or more), and all test rows"
     split = df['split']
@@ -668,6 +674,7 @@ def _show_rows(df, name):
     if leaks: parts.append(f'{leaks:,} left out, their text is in validation or test too')
     print(f'{name}: ' + '; '.join(parts), file=sys.stderr)
 
+# %% ../../nbs/08_datasets.ipynb #85e6659a
 def load_dataset(
     name:str, # A name in `DATASETS`
     folder:str|Path|None=None, # Where the files or the archive are (default: look on this machine, then download)

@@ -671,9 +671,9 @@ def sniff_format(
     if all(hasattr(d, 'iter') for d in parts): return 'datasets'
     if not isinstance(path, (str, os.PathLike)):
         raise TweetnbError(f'cannot read a {type(path).__name__}', remedy='Give a path, a DataFrame or a dataset.')
-    path = Path(path)
-    if not path.exists(): raise TweetnbError('no such file', path=path, remedy=similar_names(path))
-    try: return _sniff_folder(path) if path.is_dir() else _sniff_file(path)
+    file = Path(path)
+    if not file.exists(): raise TweetnbError('no such file', path=path, remedy=similar_names(path))
+    try: return _sniff_folder(file) if file.is_dir() else _sniff_file(file)
     except OSError as e:
         raise TweetnbError(f'cannot be read ({e.strerror})', path=path, remedy='Check its permissions.') from e
 
@@ -702,6 +702,7 @@ def _filesystem(url):
             raise TweetnbError(f'cannot be read ({e})', path=url, remedy='Check the URL.') from e
         return PyFileSystem(FSSpecHandler(fs)), path
 
+# %% ../../nbs/04_read.ipynb #94595432
 def remote_files(
     url:str # A file, a folder, or a pattern such as 's3://bucket/day*.parquet'
 ) -> dict: # URL of each file, in order -> its size and time
@@ -723,6 +724,7 @@ def remote_files(
     if not found: raise TweetnbError('no such files', path=url, remedy='Check the URL.')
     return found
 
+# %% ../../nbs/04_read.ipynb #ae9c6e88
 @contextmanager
 def local_copy(
     path:str|Path # A file here, or the URL of one
@@ -838,6 +840,7 @@ def _pieces(source, report, options):
     with local_copy(source.path) as path:
         yield from (piece for piece in READERS[source.kind](path, report, **options) if len(piece[1]))
 
+# %% ../../nbs/04_read.ipynb #2d5778b8
 def _read_source(source, report, text, label, delim, limit, rows, keep_empty, options, problem=None):
     "The tables of one source; `report.keep_strings` says whether its labels are strings by choice"
     report.keep_strings,report.problem,report.order = source.keep_strings, problem, source.keep_strings

@@ -109,6 +109,7 @@ def _shown(labels):
     if is_multilabel(labels): return 'macro_f1', 'micro_f1', 'subset_accuracy'
     return 'accuracy', 'macro_f1', 'macro_recall'
 
+# %% ../../nbs/55_compare.ipynb #1c7cf75c
 class Comparison:
     "The runs of several models on the same tweets"
     def __init__(self,
@@ -221,6 +222,7 @@ def _name_points(ax, x, y, err):
         line = dict(arrowstyle='-', lw=.4, color=GREY, shrinkA=0, shrinkB=0)
         ax.annotate('', (x[m], y[m]), text.xyann, textcoords='offset points', arrowprops=line)
 
+# %% ../../nbs/55_compare.ipynb #0bccf825
 @patch
 @plot_style()
 def plot(self:Comparison,
@@ -315,6 +317,7 @@ def _run(name, config, df, seed, folder, workers, device):
         torch.set_num_threads(max(1, (os.cpu_count() or 1)//workers))
     return run_or_load(name, config, df, seed, folder, device)
 
+# %% ../../nbs/55_compare.ipynb #14a5655b
 def compare(
     df:pd.DataFrame|str|Path, # `text`, `label` and perhaps `split`; or a file that `read_tweets` reads
     # Names, configs, trained classifiers (also published ones, from `load`), or a dict of these
@@ -385,6 +388,7 @@ class Tuned:
     score:float # On the validation tweets, which chose it
     table:pd.DataFrame # A row per run: state, score, epochs, seconds and settings
 
+# %% ../../nbs/55_compare.ipynb #2f21ce08
 def tune(
     config:Config|str, # What is not searched; a name for `default_config(name)`
     df:pd.DataFrame, # `text`, `label` and perhaps `split`, with 'train' and 'valid'

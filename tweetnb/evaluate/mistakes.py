@@ -148,6 +148,7 @@ def _of_labels(classifier):
     if classifier.problem_type != 'regression': return classifier
     raise TweetnbError('this is for labels, not for numbers')
 
+# %% ../../nbs/53_mistakes.ipynb #063e9ae4
 def slices(
     classifier:Classifier|str|Path, # Or a bundle
     df:pd.DataFrame, # `text` and `label`, tweets that it was not trained on
@@ -210,6 +211,7 @@ def out_of_fold(
         p[np.ix_(new, label_numbers(probs.columns, labels))] = probs.to_numpy()
     return pd.DataFrame(p, columns=labels, index=df.index)
 
+# %% ../../nbs/53_mistakes.ipynb #f70cdc99
 def label_errors(
     df:pd.DataFrame, # `text` and `label`, with a unique index
     probs:pd.DataFrame|None=None, # From models that have not seen the tweets (default: `out_of_fold`)
@@ -240,6 +242,7 @@ _swaps = dict(o.split()[::way] for o in _pairs for way in (1, -1))
 _name,_person = [re.compile(rf"\b(?:{'|'.join(o)})\b", flags) for o,flags in ((_names, 0), (_swaps, re.I))]
 _tones = '🏻🏼🏽🏾🏿'
 
+# %% ../../nbs/53_mistakes.ipynb #85e0b4c5
 def _typo(text, rng):
     words = text.split(' ')
     long = [i for i,o in enumerate(words) if len(o) > 3 and o.isalpha()]
@@ -268,6 +271,7 @@ def _skin(text, rng):
 
 def _link(text, rng): return re.sub(r'\s*https?\S*', '', text) + f' https://t.co/{rng.bytes(5).hex()}'
 
+# %% ../../nbs/53_mistakes.ipynb #2b2af0c7
 def _words(change):
     "Change words, but no links, mentions and hashtags"
     return lambda text, rng: ' '.join([o if re.match('[@#]|http', o) else change(o) for o in text.split(' ')])
@@ -289,6 +293,7 @@ _directions = {'praise added': (lambda o: o + ' I love it.', 1, -.1),
                'complaint added': (lambda o: o + ' I hate it.', -1, -.1),
                'praise negated': (_negate, -1, .1)}
 
+# %% ../../nbs/53_mistakes.ipynb #a2071cae
 class Checklist:
     "What changes the answers of a classifier, and should not"
     def __init__(self,
@@ -307,6 +312,7 @@ class Checklist:
 
     def __repr__(self): return f'{self.table.round(3).to_string()}\n\nrobustness {self.robustness:.3f}'
 
+# %% ../../nbs/53_mistakes.ipynb #0c1eac0a
 def checklist(
     classifier:Classifier|str|Path, # Or a bundle
     tweets:pd.DataFrame|list, # Any tweets like those that it is for
@@ -343,6 +349,7 @@ def checklist(
     table['low'],table['high'] = wilson(table['fails'], table['tweets'])
     return Checklist(table, pd.concat(examples, ignore_index=True))
 
+# %% ../../nbs/53_mistakes.ipynb #c81a8fb7
 def keep_checklist(
     folder:str|Path, # A bundle
     found:Checklist

@@ -90,6 +90,7 @@ def history(
     valid = table.drop(columns=['train_loss', 'epoch'], errors='ignore').rename(columns=dict(valid_loss='loss'))
     return pd.concat([train, valid.assign(epoch=epochs, set='valid')], ignore_index=True)
 
+# %% ../../nbs/54_plots.ipynb #cb7e92ce
 @plot_style()
 def plot_history(
     source, # Anything that `history` takes
@@ -173,6 +174,7 @@ def embedding_map(
     x,y = projection.fit_transform(v).T
     return pd.DataFrame(dict(word=list(words), x=x, y=y))
 
+# %% ../../nbs/54_plots.ipynb #1fbaaa20
 @plot_style()
 def plot_words(
     table:pd.DataFrame, # `word`, `x`, `y`, the most important word first

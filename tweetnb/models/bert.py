@@ -18,7 +18,7 @@ from safetensors import SafetensorError
 from torch import nn, Tensor
 from torch.nn import functional as F
 
-from ..core import TweetnbError, atomic_path, progress
+from ..core import TweetnbError, atomic_path, first_line, progress
 from ..data.clean import Cleaner
 from .layers import Pool, Recurrent, length_mask, masked_mean, use_fast_dropout
 from .recurrent import register_model
@@ -36,8 +36,6 @@ def _transformers():
             raise TweetnbError('BERT models need transformers', remedy="pip install 'transformers>=5,<6'") from e
     return transformers
 
-def _first_line(error): return (str(error).splitlines() or [''])[0] or type(error).__name__
-
 # %% ../../nbs/25_bert.ipynb #c9caf793
 def _make(auto, config, n_vocab=None):
     "Make a model of the class `transformers.<auto>` from a configuration, with random weights"
@@ -50,7 +48,7 @@ def _make(auto, config, n_vocab=None):
         config = kinds[kind].from_dict(config)
         if not config.is_encoder_decoder: return getattr(hf, auto).from_config(config, trust_remote_code=False)
     except Exception as e:  # whatever invalid numbers lead to
-        problem = f'invalid encoder configuration ({_first_line(e)})'
+        problem = f'invalid encoder configuration ({first_line(e)})'
         raise TweetnbError(problem, remedy='Compare it with a config.json.') from e
     raise TweetnbError(f'{kind!r} is an encoder-decoder', remedy="Choose an encoder such as 'bert'.")
 
@@ -109,7 +107,7 @@ def _load(auto, name, **kwargs):
     except (OSError, ValueError, ImportError, RuntimeError, SafetensorError) as e:
         if isinstance(e, TweetnbError): raise
         if folder:
-            problem = f'cannot read a model from this folder ({_first_line(e)})'
+            problem = f'cannot read a model from this folder ({first_line(e)})'
             needs = 'It needs config.json and model.safetensors; pickled weights (pytorch_model.bin) are never read.'
             raise TweetnbError(problem, path=name, remedy=needs) from e
         problem = f'the pretrained model {str(name)!r} is not on this machine and cannot be downloaded'
@@ -519,6 +517,7 @@ def _last_weights(model, n_labels):
     last = [k for k,o in model.named_modules() if isinstance(o, nn.Linear) and o.out_features == n_labels][-1]
     return [o for o in model.state_dict() if o.startswith(f'{last}.')]
 
+# %% ../../nbs/25_bert.ipynb #6c5a0973
 def from_hf_state(
     model:TransformerClassifier, # Made by `create_model` with the configuration of the model that was written
     state:dict, # The weights of its `hf_form`

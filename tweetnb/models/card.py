@@ -86,11 +86,13 @@ def _card_description(info, name):
     if info.get('problem_type') == 'regression': what = f'{article} `{arch}` model that gives a tweet a number.'
     return f'# {_escape(name)}\n\n{what}\n\n{_card_inside(info)}'
 
+# %% ../../nbs/18_card.ipynb #6a77cf9e
 def _card_usage(info, name):
     folder = re.sub(r'[^A-Za-z0-9._-]', '_', name)
     code = f"import tweetnb as tn\nclassifier = tn.load('{folder}')\nclassifier.predict(['a tweet', 'another one'])"
     return f'## Usage\n\n```python\n{code}\n```'
 
+# %% ../../nbs/18_card.ipynb #9c01370c
 def _card_pipeline(info, name):
     "How Hugging Face's library uses it, and what is missing there"
     hf,members = info.get('hugging_face'),info['model'].get('members', {})

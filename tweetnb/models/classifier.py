@@ -253,6 +253,7 @@ def table_info(
     problems = [f'{o.severity}: {o.count:,} {o.what}' for o in audit(table, near=None).problems]
     return {'labels': labels, **reports, 'problems': problems}
 
+# %% ../../nbs/21_classifier.ipynb #0fd84b2c
 @patch
 def _golden(self:Classifier, texts, n=32):
     "Choose tweets, half of them for their unusual characters, and answer them in full precision"

@@ -70,6 +70,7 @@ def possible(self:Decision,
     if self.sets is not None: return p >= self.sets
     return (-p).argsort(1, kind='stable').argsort(1) < self.top
 
+# %% ../../nbs/17_decide.ipynb #1bf5e46f
 @patch
 def __call__(self:Decision,
     probs:pd.DataFrame # float [tweets, labels]
@@ -279,6 +280,7 @@ def _label_effect(found, y, k):
     of = np.bincount(found[found >= 0], minlength=k)
     with np.errstate(invalid='ignore'): return of, right/of, right/np.bincount(y, minlength=k)
 
+# %% ../../nbs/17_decide.ipynb #0c84b982
 def expected_effect(
     probs:pd.DataFrame, # As for `choose_decision`
     true, # As for `choose_decision`

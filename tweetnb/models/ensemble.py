@@ -10,7 +10,7 @@ import json, shutil
 
 import numpy as np
 import pandas as pd
-
+from fastcore.basics import patch
 
 from ..core import TweetnbError
 from ..metrics import is_multilabel, label_matrix, label_numbers, number_targets
@@ -76,7 +76,7 @@ class Ensemble(Classifier):
         info:dict|None=None # What is known of its training
     ):
         members = list(members)
-        if not members: 
+        if not members:
             raise TweetnbError('an ensemble needs at least one member', remedy='Give classifiers or bundles.')
         super().__init__(members[0].labels, None, info)
         self.members = members
@@ -104,32 +104,33 @@ class Ensemble(Classifier):
 
     def _probs(self, texts, bs): return np.tensordot(self.weights, self.each(texts, bs), 1)
 
-    def weigh(self,
-        df:pd.DataFrame # Labelled tweets that no member was trained on
-    ) -> 'Ensemble': # Itself
-        "Choose the weights; tweets with a label that the members do not know are left out"
-        each,true = [pd.DataFrame(o, columns=self.columns) for o in self.each(df)], df['label']
-        self.weights = member_weights(each, true, self.labels)
-        return self.choose(sum(w*o for w,o in zip(self.weights, each)), true)
-
-    def table(self,
-        df:pd.DataFrame|None=None # Labelled tweets; default: no accuracy
-    ) -> pd.DataFrame: # `weight` and `accuracy`, a row per member
-        "Return the weight of each member, and how good it is alone"
-        table = pd.DataFrame({'weight': self.weights}, index=[str(o.path or o.arch) for o in self.members])
-        if df is None: return table
-        scores = [o.scores(df) for o in self.members]
-        if self.numbers: return table.assign(pearson=[o.metrics['pearson'] for o in scores])
-        return table.assign(accuracy=[o.accuracy for o in scores])
-
     @property
     def parameters(self) -> int: return sum(o.parameters for o in self.members)
 
     def __repr__(self): return 'Ensemble of ' + ', '.join(f'{w:.2f} {o}' for w,o in zip(self.weights, self.members))
 
-# %% ../../nbs/29_ensemble.ipynb #47d8e26b
-from fastcore.basics import patch
+# %% ../../nbs/29_ensemble.ipynb #4c8cb583
+@patch
+def weigh(self:Ensemble,
+    df:pd.DataFrame # Labelled tweets that no member was trained on
+) -> 'Ensemble': # Itself
+    "Choose the weights; tweets with a label that the members do not know are left out"
+    each,true = [pd.DataFrame(o, columns=self.columns) for o in self.each(df)], df['label']
+    self.weights = member_weights(each, true, self.labels)
+    return self.choose(sum(w*o for w,o in zip(self.weights, each)), true)
 
+@patch
+def table(self:Ensemble,
+    df:pd.DataFrame|None=None # Labelled tweets; default: no accuracy
+) -> pd.DataFrame: # `weight` and `accuracy`, a row per member
+    "Return the weight of each member, and how good it is alone"
+    table = pd.DataFrame({'weight': self.weights}, index=[str(o.path or o.arch) for o in self.members])
+    if df is None: return table
+    scores = [o.scores(df) for o in self.members]
+    if self.numbers: return table.assign(pearson=[o.metrics['pearson'] for o in scores])
+    return table.assign(accuracy=[o.accuracy for o in scores])
+
+# %% ../../nbs/29_ensemble.ipynb #47d8e26b
 @patch
 def _state(self:Ensemble):
     if any(isinstance(o, Ensemble) for o in self.members):

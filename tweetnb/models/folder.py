@@ -117,6 +117,7 @@ def _is_pickle(file):
     if head != b'PK' or not zipfile.is_zipfile(file): return False
     return any(name.endswith('.pkl') for name in zipfile.ZipFile(file).namelist())
 
+# %% ../../nbs/19_folder.ipynb #e6b66d13
 def _blobs(folder):
     "Where the cache of the Hugging Face hub keeps the files of a snapshot, if the folder is one"
     return [o.parent/'blobs' for o in folder.resolve().parents if o.name == 'snapshots']
@@ -132,6 +133,7 @@ def _check_safe(folder):
             raise TweetnbError('looks like a pickle, which can run any code', path=file,
                                remedy='Delete it; a bundle needs none.')
 
+# %% ../../nbs/19_folder.ipynb #a198509b
 def check_files(
     folder:Path, # A bundle
     info:dict, # Its manifest

@@ -20,7 +20,7 @@ from scipy.sparse import csr_matrix, hstack
 
 from ..core import TweetnbError
 from ..data.clean import Cleaner, UNSPACED
-from ..metrics import is_multilabel, is_numbers, is_ordinal, label_matrix, number_targets, target_scale
+from ..metrics import is_multilabel, is_numbers, label_matrix, number_targets, problem_of, target_scale
 from .attribution import Attribution, Attributions, label_positions
 from .classifier import Classifier, as_texts
 
@@ -111,6 +111,7 @@ def places(self:Tfidf,
                 res.append((word[i:i+n], max(start, m.start()), min(start + n, m.end())))
     return res
 
+# %% ../../nbs/26_linear.ipynb #fde1258e
 @patch
 def _count_few(self:Tfidf, texts):
     "Count the known features of some texts, one by one"
@@ -177,6 +178,7 @@ def _look_up(self:Tfidf, text, units, different, sequence, ends, times):
         columns.append(place[place >= 0])
     return np.concatenate(rows), np.concatenate(columns)
 
+# %% ../../nbs/26_linear.ipynb #c85322b5
 @patch
 def _tabulate(self:Tfidf):
     "Number the beginnings of all n-grams of the vocabulary, length by length, with the columns of whole ones"
@@ -223,6 +225,7 @@ def _learning():
         remedy = 'Check texts and labels, for instance with tweetnb audit.'
         raise TweetnbError(f'the linear model cannot learn from these tweets ({e})', remedy=remedy) from e
 
+# %% ../../nbs/26_linear.ipynb #644f1bcc
 def _best_strength(model, strengths, X, y, rows=1500):
     "Choose `C` by the macro-F1 of three folds of at most `rows` tweets"
     from sklearn.base import clone
@@ -260,6 +263,7 @@ def _fit_by_frequency(model, X, y, sample_weight=None):
     model.fit(X, y, sample_weight=sample_weight)
     model.coef_ = model.coef_[:, rank]
 
+# %% ../../nbs/26_linear.ipynb #96652a07
 def fit_each_label(
     model, # A `LogisticRegression` with its settings, not fitted
     X, # Features, [tweets, features]
@@ -316,13 +320,13 @@ class LinearClassifier(Classifier):
         sample_weight:np.ndarray|None=None # A weight for each tweet, float [tweets]
     ) -> 'LinearClassifier': # Itself
         "Learn from labelled tweets; raise `TweetnbError` if there is nothing to learn"
-        if (is_numbers(labels) or is_ordinal(labels)) and self.class_weight:
+        if problem_of(labels) and self.class_weight:
             raise TweetnbError('numbers have no class_weight', remedy='Leave it out.')
         texts = self._clean(tweets)
         with _learning():
             X = self._count(texts, fit=True)
             if is_multilabel(labels): return self._fit_several(X, labels, sample_weight)
-            if is_numbers(labels) or is_ordinal(labels): return self._fit_numbers(X, labels, sample_weight)
+            if problem_of(labels): return self._fit_numbers(X, labels, sample_weight)
             return self._fit_labels(X, np.asarray(labels), sample_weight)
 
     def _count(self, texts, fit=False):
@@ -360,6 +364,7 @@ def _learn_from(self:LinearClassifier, model, labels, kind='logistic'):
     self.coef,self.intercept = getattr(model, f'{weights}_'), getattr(model, f'{bias}_')
     return self
 
+# %% ../../nbs/26_linear.ipynb #9347f695
 @patch
 def _fit_labels(self:LinearClassifier, X, y, sample_weight):
     "Learn one label a tweet"
@@ -382,12 +387,13 @@ def _fit_several(self:LinearClassifier, X, labels, sample_weight):
     model = fit_each_label(self._regression(), X, label_matrix(labels, names), names, sample_weight)
     return self._learn_from(model, names)
 
+# %% ../../nbs/26_linear.ipynb #12f1c027
 @patch
 def _fit_numbers(self:LinearClassifier, X, labels, sample_weight):
     "Learn numbers, or the positions of ordered labels, by ridge regression"
     from sklearn.linear_model import Ridge
     names = ['number'] if is_numbers(labels) else list(labels.dtype.categories)
-    self.problem_type = 'regression' if is_numbers(labels) else 'ordinal'
+    self.problem_type = problem_of(labels)
     self.scale = target_scale(labels, names)
     y = (number_targets(labels, names) - self.scale[0])/self.scale[1]
     if not y.any(): raise TweetnbError('the training tweets have one value only', remedy='Give others as well.')
@@ -512,8 +518,8 @@ def _extended(old, new):
 
 def _check_earlier(earlier, features, labels):
     "Raise `TweetnbError` if a model cannot start from `earlier`"
-    other = earlier.problem_type != Classifier.problem_type or is_multilabel(labels) or is_numbers(labels)
-    if other or is_ordinal(labels) or earlier.kind != 'logistic' or len(set(labels)) > _most_labels:
+    other = earlier.problem_type != Classifier.problem_type or is_multilabel(labels) or problem_of(labels)
+    if other or earlier.kind != 'logistic' or len(set(labels)) > _most_labels:
         raise TweetnbError(f'only a logistic regression of up to {_most_labels} labels, one a tweet, '
                            'can start from another',
                            remedy='Train without the earlier model.')

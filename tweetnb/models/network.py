@@ -97,6 +97,7 @@ def _answers(self:NetworkClassifier, store, bs):
             yield rows, self.model(ids.to(self.device), lengths.to(self.device)).float()
             bar.update(len(rows))
 
+# %% ../../nbs/28_network.ipynb #7d436f25
 @patch
 def _read(self:NetworkClassifier, texts, max_len):
     "The cleaned texts, all that the model reads of them, and to which of them each row of that belongs"
@@ -172,6 +173,7 @@ def _joined(self:NetworkClassifier, store, rows, weights):
         sums[place] += weight[inside]/len(rows)
     return ids, sums
 
+# %% ../../nbs/28_network.ipynb #ecc80383
 @patch
 def _attribution(self:NetworkClassifier, text, read, ids, weights, full, **known):
     "Make one `Attribution` from the weights of all tokens; is the text perhaps cut, as `full`?"
@@ -184,6 +186,7 @@ def _attribution(self:NetworkClassifier, text, read, ids, weights, full, **known
     tokens = [read[start:end] for start,end in spans]
     return Attribution(text, tokens, weights, read=read, spans=spans, cut=full and bool(read[end:].strip()), **known)
 
+# %% ../../nbs/28_network.ipynb #817a573f
 @patch
 def _explain(self:NetworkClassifier, tweets, label, method, max_len, bs, weigh):
     "Attributions in batches of similar length; `weigh` gives the weights of a batch and what they add up to"
@@ -255,6 +258,7 @@ def _state(self:NetworkClassifier):
 
 def _arrays(model): return {k: v.detach().cpu().contiguous().numpy() for k,v in model.state_dict().items()}
 
+# %% ../../nbs/28_network.ipynb #1a1a14ae
 @patch
 def _hf_state(self:NetworkClassifier, known):
     "A transformer as Hugging Face writes it; `TweetnbError` for one that is unknown there"
@@ -270,6 +274,7 @@ def _hf_state(self:NetworkClassifier, known):
         write_hf_tokenizer(self.tokenizer, folder, min(limits, default=None), hf, self.cleaner)
     return known, _arrays(hf), write
 
+# %% ../../nbs/28_network.ipynb #59e19803
 def _is_count(n): return type(n) is int and n > 0
 
 def _check_lengths(max_len, widths, windows=None):

@@ -130,6 +130,7 @@ def _bags(rows, order, bs, chunk=32):
             places = offsets[j:j + bs + 1]
             yield order[i + j:i + j + bs], ids[places[0]:places[-1]], places - places[0]
 
+# %% ../../nbs/24_ngram.ipynb #759a6175
 class _Tables:
     "The weights of an n-gram model with both tables in one, for training and predicting without autograd"
     def __init__(self, model):

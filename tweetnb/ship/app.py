@@ -161,6 +161,7 @@ def _copy_limited(source, path, max_bytes, name):
             f.write(block)
             _check_size(f.tell(), max_bytes, name)
 
+# %% ../../nbs/34_app.ipynb #53a2c3d4
 def _unpacked_size(column):
     "Bytes of a column; a repeated value counts each time, though a dictionary holds it once"
     if not pa.types.is_dictionary(column.type): return column.nbytes
@@ -177,6 +178,7 @@ def _check_parquet(path, max_bytes, name):
             size += sum(_unpacked_size(column) for column in batch.columns)
             _check_size(size, max_bytes, name)
 
+# %% ../../nbs/34_app.ipynb #d2aca7b7
 @contextmanager
 def save_upload(
     upload:BinaryIO, # The file that the visitor sent
@@ -299,6 +301,7 @@ def _tweets_tab(st, classifiers, max_chars, max_tweets):
     if why: st.caption('Blue words argue for the label, orange words against it.')
     _correct_labels(st, 'tweets', texts, classifiers)
 
+# %% ../../nbs/34_app.ipynb #7b056d6d
 def _explain_all(st, classifiers, texts):
     "Name -> attributions of the texts; a classifier that cannot explain itself shows why"
     why,errors = {}, []
@@ -369,6 +372,7 @@ def _shares_html(table, columns):
         cells.append(f'<section>{head}{probability_bars(shares, 10)}</section>')
     return f'<div class="tw-card"><div class="tw-grid">{"".join(cells)}</div></div>'
 
+# %% ../../nbs/34_app.ipynb #56857860
 def _show_job(st, job, classifiers):
     "Show the labelled tweets: shares, a table, a download"
     df = job['df']
@@ -398,6 +402,7 @@ def _differences(table, answers):
     if len(answers) < 2 or not set.intersection(*labels): return None
     return table[answers].astype(str).nunique(axis=1) > 1
 
+# %% ../../nbs/34_app.ipynb #5a494ff3
 def _correct_labels(st, key, texts, classifiers):
     "Collect right labels, and save them as a file to train on"
     kept = st.session_state.setdefault('corrections', {})
@@ -469,6 +474,7 @@ def _import_streamlit():
     except ImportError as e: raise TweetnbError('the page needs Streamlit', remedy="pip install 'tweetnb[app]'") from e
     return bootstrap
 
+# %% ../../nbs/34_app.ipynb #319084d1
 def run_app(
     folder:str|Path, # A bundle, or a folder with several
     host:str='127.0.0.1', # Address to bind to; '0.0.0.0' admits the whole network

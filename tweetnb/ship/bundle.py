@@ -15,7 +15,7 @@ import pandas as pd
 from safetensors import SafetensorError
 
 from .. import __version__
-from ..core import TweetnbError, versions
+from ..core import TweetnbError, first_line, versions
 from ..data.clean import Cleaner
 from ..models.classifier import Classifier
 from ..models.decide import Decision, choose_decision, expected_effect
@@ -104,9 +104,8 @@ def _locate(name, revision, token):
     from huggingface_hub import snapshot_download
     try: return Path(snapshot_download(name, revision=revision, token=token, ignore_patterns=_not_read))
     except (OSError, ValueError, RuntimeError) as e:        # no network, no such repository, no access
-        why = (str(e).splitlines() or [type(e).__name__])[0]
         remedy = f'With a network: hf download {name}'
-        raise TweetnbError(f'no bundle here, and not on the hub ({why})', path=name, remedy=remedy) from e
+        raise TweetnbError(f'no bundle here, and not on the hub ({first_line(e)})', path=name, remedy=remedy) from e
 
 def _is_published(folder):
     "Is it a sequence classifier of Hugging Face, and not a bundle?"
@@ -143,6 +142,7 @@ def _temperature(decisions):
     if not (isinstance(value, (int, float)) and value > 0): raise TweetnbError(f'the temperature is {value!r}')
     return float(value)
 
+# %% ../../nbs/30_bundle.ipynb #e39f794a
 def changed_versions(
     info:dict # Content of `bundle.json`
 ) -> dict: # Package (or `python`) -> (version when it was saved, version now)
@@ -161,6 +161,8 @@ def _check_answers(classifier):
     what = ', '.join(f'{k} {a} → {b}' for k,(a,b) in changed.items())
     warnings.warn(f'{classifier.path}: its probabilities differ by up to {difference:.2f} from those it was saved '
                   f'with. Changed since: {what}. See: tweetnb doctor {classifier.path}', stacklevel=3)
+
+# %% ../../nbs/30_bundle.ipynb #32e915c1
 def _scale(decisions):
     "Shift and factor of numbers in a manifest; 0 and 1 if there are none"
     mean,deviation = map(float, decisions.get('scale', Classifier.scale))
@@ -174,6 +176,7 @@ def _thresholds(decisions, n):
     if found.shape == (n,) and np.isfinite(found).all(): return found
     raise TweetnbError(f'{found.size} thresholds where {n} are needed')
 
+# %% ../../nbs/30_bundle.ipynb #6566cfc3
 def load(
     folder:str|Path, # A bundle or a published Hugging Face classifier: its folder, or its name such as 'ada/moods'
     device:str='auto', # For networks: 'auto' for a GPU if there is one, 'cpu', 'cuda', …
@@ -201,8 +204,8 @@ def load(
         if e.path is not None: raise
         raise TweetnbError(e.problem, path=folder, remedy=e.remedy or _again) from e
     except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError) as e:
-        why = str(e).partition('\n')[0]
-        raise TweetnbError(f'the parts of the bundle do not fit together ({why})', path=folder, remedy=_again) from e
+        problem = f'the parts of the bundle do not fit together ({first_line(e)})'
+        raise TweetnbError(problem, path=folder, remedy=_again) from e
     res.info,res.path = info, folder
     _check_answers(res)
     return res
@@ -281,6 +284,5 @@ def push_to_hub(
         how = dict(repo_id=repo, revision=revision, commit_message=message)
         return str(api.upload_folder(folder_path=folder, **how))
     except (OSError, ValueError, RuntimeError) as e:        # no network, no login, no such name
-        why = (str(e).splitlines() or [type(e).__name__])[0]
         remedy = f'With a network: hf auth login; hf upload {repo} {folder}'
-        raise TweetnbError(f'not uploaded to {repo!r} ({why})', path=folder, remedy=remedy) from e
+        raise TweetnbError(f'not uploaded to {repo!r} ({first_line(e)})', path=folder, remedy=remedy) from e

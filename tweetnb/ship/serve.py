@@ -114,6 +114,7 @@ def _metric_lines(name, kind, description, values):
     head = [f'# HELP tweetnb_{name} {description}', f'# TYPE tweetnb_{name} {kind}']
     return head + [f'tweetnb_{name}{end} {value}' for end,value in values.items()]
 
+# %% ../../nbs/33_serve.ipynb #2ad9fc62
 class RequestMetrics:
     "Count requests by path and status, and measure the time of predictions"
     bounds = .005, .01, .025, .05, .1, .25, .5, 1, 2.5, 5, 10 # Seconds, upper bounds of the histogram
@@ -307,6 +308,7 @@ def _import_fastapi():
         raise TweetnbError(f'the service needs {e.name}', remedy="pip install 'tweetnb[serve]'") from e
     return fastapi
 
+# %% ../../nbs/33_serve.ipynb #98d379e7
 def make_server(
     classifier:Classifier|str|Path, # A classifier, or the folder of a bundle
     wait_ms:float=2, # Milliseconds that an idle worker waits for more requests
@@ -383,6 +385,7 @@ def _schemas(max_texts, max_chars):
     class Problem(BaseModel): detail: str
     return Tweets, Inputs, Predictions, list[list[LabelScore]], Problem
 
+# %% ../../nbs/33_serve.ipynb #cdd12a00
 def _error_handlers(fastapi):
     "Answer a full queue and invalid requests, without repeating the request"
     from starlette.responses import JSONResponse
@@ -430,6 +433,7 @@ def _label_scores(labels, row, top_k):
     order = np.argsort(-row, kind='stable')[:top_k]
     return [dict(label=str(labels[i]), score=round(float(row[i]), 6)) for i in order]
 
+# %% ../../nbs/33_serve.ipynb #4cca9a68
 _responses = {400: 'Not JSON', 401: 'No API key, or a wrong one', 408: 'The body came too slowly', 413: 'Body too long',
               422: 'Not as declared', 429: 'Too many requests', 500: 'The service failed',
               503: 'Queue full: try again later'}
@@ -527,6 +531,7 @@ def bind(
         remedy = 'Choose another port (0 takes a free one).'
         raise TweetnbError(f'cannot bind to {host}:{port} ({why})', remedy=remedy) from e
 
+# %% ../../nbs/33_serve.ipynb #322787e7
 def _serve(sock, app, grace, timeout):
     "Answer the requests that come to a socket, until a signal"
     import uvicorn
@@ -567,6 +572,7 @@ def _keep_serving(workers, sock, *args):
     for name,handler in before.items(): signal.signal(name, handler)
     if not stopped.is_set(): raise TweetnbError(f'the processes of the service died {deaths} times within a minute')
 
+# %% ../../nbs/33_serve.ipynb #b9f3f23d
 def run_server(
     folder:str|Path, # A bundle
     host:str='127.0.0.1', # Address to bind to; '0.0.0.0' admits the whole network

@@ -44,6 +44,7 @@ def _kept_columns(df, keep, text):
             raise TweetnbError(f'there is no column {name!r}', remedy=f"The columns are {', '.join(map(str, df))}.")
     return df[keep]
 
+# %% ../../nbs/37_shards.ipynb #4f7f2270
 class BatchPredictor:
     "Answer table after table; can be sent to other processes and machines, where it loads the bundle once"
     def __init__(self,
@@ -139,6 +140,7 @@ class _Input:
         rejected = {reason: rows['line'].tolist() for reason,rows in report.rejected_rows().groupby('reason')}
         _write_json(dict(blocks=n, kept=report['kept'], rejected=rejected), note)
 
+# %% ../../nbs/37_shards.ipynb #0afeb171
 def _is_done(work, i, j): return (work/'done'/f'{i:06}-{j:06}.json').exists()
 
 def _notes(work, n):
@@ -203,6 +205,7 @@ def each_on_ray(job, args, device='cpu'):
     waiting = [task.remote(*o) for o in args]
     for o in waiting: yield ray.get(o)
 
+# %% ../../nbs/37_shards.ipynb #70b1a22b
 def _actors(ray, device, workers):
     "How many actors, and what each of them occupies"
     resources = ray.cluster_resources()
@@ -585,6 +588,7 @@ def _spread(job, path, workers, engine, total, **options):
                 if isinstance(o, ReadReport): total.add(o)
                 else: yield o
 
+# %% ../../nbs/37_shards.ipynb #9a7b2183
 def _held_out(df, share):
     "Which rows are not to train on; equal texts are on one side"
     from tweetnb.data.audit import duplicate_key

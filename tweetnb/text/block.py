@@ -22,7 +22,7 @@ from fastai.torch_core import TensorCategory, TitledStr, display_df, to_detach, 
 from fastcore.basics import detuplify, patch
 from fastcore.foundation import L
 
-from ..core import TweetnbError
+from ..core import TweetnbError, first_line
 from ..data.clean import Cleaner
 from ..data.read import read_tweets
 from ..data.split import split_indices, split_tweets
@@ -80,6 +80,7 @@ class _Labels(list):
     @property
     def o2i(self) -> dict: return {label: i for i,label in enumerate(self)}
 
+# %% ../../nbs/15_block.ipynb #3f65a773
 class TweetDataset:
     "Tokenized tweets with their labels, and the means to treat new tweets alike"
     n_inp = 2
@@ -351,6 +352,7 @@ def label_of(self:TweetDataset,
     if y.ndim: return tuple(names[i] for i in y.nonzero()[:,0])
     return names[int(y)] if y >= 0 else None
 
+# %% ../../nbs/15_block.ipynb #26239e56
 @patch
 def show_batch(self:TweetDL,
     b:tuple|None=None, # A batch (default: the first one)
@@ -374,6 +376,7 @@ def show_results(self:TweetDL,
     predicted = [label for _,_,label in self.decode_batch((*inputs, detuplify(out)), max_n)]
     display_df(table.assign(predicted=predicted))
 
+# %% ../../nbs/15_block.ipynb #31136277
 @patch
 def _pre_show_batch(self:TweetDL, b, max_n=9):
     "What fastai's `plot_top_losses` shows of a batch: text, true and predicted label"
@@ -544,6 +547,7 @@ def from_folder(cls:TweetDataLoaders,
     if 'split' in df: df = df.assign(split=df['split'].replace({valid: 'valid', '': 'train'}))
     return cls.from_df(df, **kwargs)
 
+# %% ../../nbs/15_block.ipynb #4f7e45ca
 @patch(cls_method=True)
 def from_hf(cls:TweetDataLoaders,
     dataset, # A name on the Hugging Face hub, a `Dataset`, a `DatasetDict` or a streamed one
@@ -557,6 +561,5 @@ def from_hf(cls:TweetDataLoaders,
     try: loaded = load_dataset(str(dataset), name)
     except (OSError, ValueError, RuntimeError) as e:
         remedy = 'Check its name, its configuration (name=) and the network, or pass a Dataset.'
-        reason = str(e).partition('\n')[0]
-        raise TweetnbError(f'dataset {str(dataset)!r} cannot be loaded ({reason})', remedy=remedy) from e
+        raise TweetnbError(f'dataset {str(dataset)!r} cannot be loaded ({first_line(e)})', remedy=remedy) from e
     return cls.from_csv(loaded, **kwargs)

@@ -20,13 +20,13 @@ from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalize
 
 from ..core import TweetnbError, atomic_path
 from ..core import fingerprint as digest
+from ..data.clean import UNSPACED
 
 # %% ../../nbs/10_tokens.ipynb #f7213718
-_unspaced = r"\p{Han}\p{Hiragana}\p{Katakana}\x{30FC}\x{FF70}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}"
 _mark = r"[\p{M}&&[^\x{FE0E}\x{FE0F}\x{20E3}]]"
-_character = rf"[\p{{L}}\p{{N}}&&[{_unspaced}]](?:[\x{{200C}}\x{{200D}}]|\x{{2060}}?{_mark})*"
+_character = rf"[\p{{L}}\p{{N}}&&[{UNSPACED}]](?:[\x{{200C}}\x{{200D}}]|\x{{2060}}?{_mark})*"
 _letters = rf"[\p{{L}}\p{{N}}_](?:[\p{{L}}\p{{N}}_\x{{200C}}\x{{200D}}]|{_mark})*"
-_spaced = rf"[\p{{L}}\p{{N}}_&&[^{_unspaced}]](?:[\p{{L}}\p{{N}}_\x{{200C}}\x{{200D}}&&[^{_unspaced}]]|{_mark})*"
+_spaced = rf"[\p{{L}}\p{{N}}_&&[^{UNSPACED}]](?:[\p{{L}}\p{{N}}_\x{{200C}}\x{{200D}}&&[^{UNSPACED}]]|{_mark})*"
 _emoji = r"\p{Extended_Pictographic}\x{FE0F}?[\x{1F3FB}-\x{1F3FF}]?[\x{E0020}-\x{E007F}]*"
 
 #: The patterns of tokens, in the order in which they are tried

@@ -10,6 +10,7 @@ __all__ = ['evaluation_metrics', 'rng_state', 'set_rng_state', 'preserve_rng', '
 import os, random, time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +20,11 @@ from fastai.callback.core import Callback, CancelFitException, CancelTrainExcept
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import CancelBackwardException, CancelStepException, Learner
 from fastai.torch_core import get_model, num_distrib, rank_distrib
-from sklearn.metrics import accuracy_score, f1_score
+from fastcore.basics import patch
 
 from ..core import TweetnbError, atomic_path
 from ..hardware import synchronize
+from ..metrics import Scores
 from ..text.block import TweetDL
 
 # %% ../../nbs/42_callbacks.ipynb #ac498865
@@ -66,9 +68,9 @@ def preserve_rng(
     finally: set_rng_state(state, device)
 
 # %% ../../nbs/42_callbacks.ipynb #73124aee
-def _macro_f1(true, pred): return f1_score(true, pred, labels=np.unique(true), average='macro', zero_division=0)
+def _score(name, true, pred): return Scores(true, pred, np.unique(true)).metrics[name]
 
-evaluation_metrics = dict(accuracy=accuracy_score, macro_f1=_macro_f1)
+evaluation_metrics = {name: partial(_score, name) for name in ('accuracy', 'macro_f1')}
 
 @torch.no_grad()
 def evaluate(
@@ -95,7 +97,7 @@ def evaluate(
 def _sample(dl, n):
     "At most `n` rows of a loader, always the same ones in the same order"
     kwargs = dict(shuffle=False, drop_last=False)
-    if 'rank' in getattr(dl, 'settings', {}): kwargs.update(rank=0, world=1)
+    if 'rank' in getattr(dl, 'settings', {}): kwargs |= dict(rank=0, world_size=1, gathered=False)
     if n is None or len(dl.dataset) <= n: return dl.new(**kwargs)
     rows = np.random.default_rng(0).choice(len(dl.dataset), n, replace=False)
     longest_first = np.argsort(-dl.dataset.store.lengths[rows], kind='stable')
@@ -286,57 +288,63 @@ class AutoSplitBatch(Callback):
         n,width = self.xb[0].shape
         return n if self.cells is None else min(n, max(1, self.cells//width))
 
-    def fits(self,
-        rows:int, # Tweets at once
-        first:bool=True # Is this the first attempt?
-    ) -> bool: # `False` if memory ran out
-        "Try forward and backward of all pieces"
-        try: self.pieces(-(-len(self.xb[0])//rows), first)
-        except torch.OutOfMemoryError as e:
-            if rows > 1: return False          # recover outside this block: `e` keeps the memory of the failed attempt
-            remedy = 'Try model.checkpointing() or a smaller max_len.'
-            raise TweetnbError('a single tweet does not fit into memory', remedy=remedy) from e
-        return True
+# %% ../../nbs/42_callbacks.ipynb #d5ad5f88
+@patch
+def pieces(self:AutoSplitBatch,
+    n:int, # Number of pieces
+    first:bool=True # Is mixed precision already on?
+):
+    "Run forward, loss and backward on each piece, with all events; other callbacks see the whole batch"
+    learn,preds,total = self.learn, [], 0.
+    inputs = zip(*(o.tensor_split(n) for o in self.xb))
+    targets = list(zip(*(o.tensor_split(n) for o in self.yb)))
+    for i,(xb,share) in enumerate(zip(inputs, _shares(self.yb, n))):
+        if i or not first:
+            for cb in self.amp(): cb.before_batch()
+        learn.pred = learn.model(*xb)
+        learn('after_pred')
+        if targets:
+            learn.loss_grad = learn.loss_func(learn.pred, *targets[i])*share if share else learn.pred.sum()*0
+            total = total + learn.loss_grad.detach()
+        learn('after_loss')
+        if self.training and targets: learn._with_events(learn._backward, 'backward', CancelBackwardException)
+        preds.append(learn.pred.detach())
+    learn.pred = torch.cat(preds)
+    if targets: learn.loss,learn.loss_grad = total, total.clone()
 
-    def halve(self,
-        rows:int, # Number of tweets that did not fit
-        kept:dict # Gradients accumulated in earlier batches
-    ):
-        "Halve the number of cells, and undo the failed attempt"
-        width = self.xb[0].shape[1]
-        self.cells = rows*width//2
-        for p in self.model.parameters(): p.grad = kept[p].clone() if p in kept else None
-        for cb in self.amp():
-            if torch.is_autocast_enabled(self.xb[0].device.type): cb.after_loss()
-        if torch.cuda.is_available(): torch.cuda.empty_cache()
-        print(f'Out of memory with {rows} tweets of {width} tokens: '
-              f'from here {self.rows()} at a time, with accumulated gradients.')
+# %% ../../nbs/42_callbacks.ipynb #d32694ef
+@patch
+def fits(self:AutoSplitBatch,
+    rows:int, # Tweets at once
+    first:bool=True # Is this the first attempt?
+) -> bool: # `False` if memory ran out
+    "Try forward and backward of all pieces"
+    try: self.pieces(-(-len(self.xb[0])//rows), first)
+    except torch.OutOfMemoryError as e:
+        if rows > 1: return False          # recover outside this block: `e` keeps the memory of the failed attempt
+        remedy = 'Try model.checkpointing() or a smaller max_len.'
+        raise TweetnbError('a single tweet does not fit into memory', remedy=remedy) from e
+    return True
 
-    def amp(self) -> list[Callback]:
-        "Return the callbacks for mixed precision, which enter and leave it around each forward pass"
-        return [cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)]
+@patch
+def halve(self:AutoSplitBatch,
+    rows:int, # Number of tweets that did not fit
+    kept:dict # Gradients accumulated in earlier batches
+):
+    "Halve the number of cells, and undo the failed attempt"
+    width = self.xb[0].shape[1]
+    self.cells = rows*width//2
+    for p in self.model.parameters(): p.grad = kept[p].clone() if p in kept else None
+    for cb in self.amp():
+        if torch.is_autocast_enabled(self.xb[0].device.type): cb.after_loss()
+    if torch.cuda.is_available(): torch.cuda.empty_cache()
+    print(f'Out of memory with {rows} tweets of {width} tokens: '
+          f'from here {self.rows()} at a time, with accumulated gradients.')
 
-    def pieces(self,
-        n:int, # Number of pieces
-        first:bool=True # Is mixed precision already on?
-    ):
-        "Run forward, loss and backward on each piece, with all events; other callbacks see the whole batch"
-        learn,preds,total = self.learn, [], 0.
-        inputs = zip(*(o.tensor_split(n) for o in self.xb))
-        targets = list(zip(*(o.tensor_split(n) for o in self.yb)))
-        for i,(xb,share) in enumerate(zip(inputs, _shares(self.yb, n))):
-            if i or not first:
-                for cb in self.amp(): cb.before_batch()
-            learn.pred = learn.model(*xb)
-            learn('after_pred')
-            if targets:
-                learn.loss_grad = learn.loss_func(learn.pred, *targets[i])*share if share else learn.pred.sum()*0
-                total = total + learn.loss_grad.detach()
-            learn('after_loss')
-            if self.training and targets: learn._with_events(learn._backward, 'backward', CancelBackwardException)
-            preds.append(learn.pred.detach())
-        learn.pred = torch.cat(preds)
-        if targets: learn.loss,learn.loss_grad = total, total.clone()
+@patch
+def amp(self:AutoSplitBatch) -> list[Callback]:
+    "Return the callbacks for mixed precision, which enter and leave it around each forward pass"
+    return [cb for cb in self.learn.cbs if isinstance(cb, MixedPrecision)]
 
 # %% ../../nbs/42_callbacks.ipynb #3d74bd3d
 class Logger(Callback):

@@ -464,6 +464,7 @@ def running(self:Checkpoint) -> Iterator[range]: # The remaining epochs
         self.active = False
         if lock: lock.release()
 
+# %% ../../nbs/43_checkpoint.ipynb #320bfd19
 @patch
 def _check_learner(self:Checkpoint):
     metrics = list(self.recorder.metric_names[1:-1])

@@ -284,6 +284,7 @@ def torchrun_args(
     if shown == 0: args += ['--tee', '0:2']
     return [str(o) for o in args]
 
+# %% ../../nbs/47_distributed.ipynb #17259796
 def _script(what, args, folder):
     "A command line for Python from a text, a path, a list, or a function"
     args = [str(o) for o in args]

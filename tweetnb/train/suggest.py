@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastcore.basics import patch
 from sklearn.feature_extraction.text import HashingVectorizer
 
 from ..core import TweetnbError
@@ -51,6 +52,7 @@ def _greedy(value, vectors, n, alike, novelty):
         nearest = np.maximum(nearest, (vectors @ vectors[best].T).toarray()[:,0])
     return chosen
 
+# %% ../../nbs/39_suggest.ipynb #cc2156a6
 def suggest(
     classifier:Classifier|str|Path, # Any, or the folder of a bundle
     pool:list|pd.Series|pd.DataFrame, # Tweets without labels; a table needs a column `text`
@@ -114,57 +116,70 @@ class Labelling:
         "Does the model hardly change any more?"
         return len(self.agreement) >= 3 and min(self.agreement[-3:]) >= self.enough
 
-    def _model(self, done):
-        "A classifier that has learnt from the answers, else the first one, else chance"
-        table = pd.DataFrame(done, columns=['text', 'label'])
-        if len(table) < 20 or table['label'].nunique() < 2:
-            return self.classifier or _Chance(self.labels, seed=self.seed + len(done))
-        model = LinearClassifier(tol=1e-3).fit(table, table['label'])
-        answers = model.predict(self.fixed)['label'].to_numpy()
-        if self.answers is not None: self.agreement.append(float((answers == self.answers).mean()))
-        self.answers = answers
-        return model
+# %% ../../nbs/39_suggest.ipynb #79dfdda3
+@patch
+def answer(self:Labelling, label:str):
+    "Label the next tweet"
+    self.done.append((self.queue.pop(0)[0], label))
+    self._write()
 
-    def _choose(self, done, skipped):
-        "What to ask next, and why"
-        model = self._model(done)
-        found = suggest(model, self.pool, 2*self.again, [*(text for text,_ in done), *skipped], seed=self.seed)
-        why = [''] * len(found) if isinstance(model, _Chance) else found['why']
-        return list(zip(found['text'], why))
+@patch
+def skip(self:Labelling):
+    "Leave the next tweet without a label"
+    self.skipped.append(self.queue.pop(0)[0])
 
-    def next(self) -> tuple|None: # Text, and why it was chosen; `None` when the pool is empty
-        "Choose the next tweet"
-        n = len(self.done) + len(self.skipped)
-        if not self.job and (not self.queue or abs(n - self.asked) >= self.again):
-            self.asked,self.job = n, self.thread.submit(self._choose, [*self.done], [*self.skipped])
-        if self.job and (self.job.done() or not self.queue or not self.background):
-            (chosen,self.job),again = (self.job.result(), None), [o for o in self.queue if o[1] == 'again']
-            over = {*(text for text,_ in [*self.done, *again]), *self.skipped}
-            self.queue = again + [o for o in chosen if o[0] not in over]
-            if not self.queue and n != self.asked: return self.next()
-        return self.queue[0] if self.queue else None
+@patch
+def undo(self:Labelling):
+    "Take back the last answer, and ask again"
+    if not self.done: return
+    text,_ = self.done.pop()
+    self.queue.insert(0, (text, 'again'))
+    self._write()
 
-    def answer(self, label:str):
-        "Label the next tweet"
-        self.done.append((self.queue.pop(0)[0], label))
-        self._write()
+@patch
+def _write(self:Labelling): write_csv(pd.DataFrame(self.done, columns=['text', 'label']), self.out)
 
-    def skip(self):
-        "Leave the next tweet without a label"
-        self.skipped.append(self.queue.pop(0)[0])
+# %% ../../nbs/39_suggest.ipynb #0237056d
+@patch
+def _model(self:Labelling, done):
+    "A classifier that has learnt from the answers, else the first one, else chance"
+    table = pd.DataFrame(done, columns=['text', 'label'])
+    if len(table) < 20 or table['label'].nunique() < 2:
+        return self.classifier or _Chance(self.labels, seed=self.seed + len(done))
+    model = LinearClassifier(tol=1e-3).fit(table, table['label'])
+    answers = model.predict(self.fixed)['label'].to_numpy()
+    if self.answers is not None: self.agreement.append(float((answers == self.answers).mean()))
+    self.answers = answers
+    return model
 
-    def undo(self):
-        "Take back the last answer, and ask again"
-        if not self.done: return
-        text,_ = self.done.pop()
-        self.queue.insert(0, (text, 'again'))
-        self._write()
+@patch
+def _choose(self:Labelling, done, skipped):
+    "What to ask next, and why"
+    model = self._model(done)
+    found = suggest(model, self.pool, 2*self.again, [*(text for text,_ in done), *skipped], seed=self.seed)
+    why = [''] * len(found) if isinstance(model, _Chance) else found['why']
+    return list(zip(found['text'], why))
 
-    def _write(self): write_csv(pd.DataFrame(self.done, columns=['text', 'label']), self.out)
+@patch
+def next(self:Labelling) -> tuple|None: # Text, and why it was chosen; `None` when the pool is empty
+    "Choose the next tweet"
+    n = len(self.done) + len(self.skipped)
+    if not self.job and (not self.queue or abs(n - self.asked) >= self.again):
+        self.asked,self.job = n, self.thread.submit(self._choose, [*self.done], [*self.skipped])
+    if self.job and (self.job.done() or not self.queue or not self.background):
+        (chosen,self.job),again = (self.job.result(), None), [o for o in self.queue if o[1] == 'again']
+        over = {*(text for text,_ in [*self.done, *again]), *self.skipped}
+        self.queue = again + [o for o in chosen if o[0] not in over]
+        if not self.queue and n != self.asked: return self.next()
+    return self.queue[0] if self.queue else None
 
+# %% ../../nbs/39_suggest.ipynb #6b1e9f66
 class _Chance(Classifier):
     "Answers at random, for want of anything better"
-    def __init__(self, labels, seed): super().__init__(labels); self.rng = np.random.default_rng(seed)
+    def __init__(self, labels, seed):
+        super().__init__(labels)
+        self.rng = np.random.default_rng(seed)
+
     def _probs(self, texts, bs): return self.rng.dirichlet(np.ones(len(self.labels)), len(texts))
 
 # %% ../../nbs/39_suggest.ipynb #602cb942
@@ -239,6 +254,7 @@ def label_page(
     button(left, 'Skip', 's', work.skip)
     button(right, 'Undo', 'u', work.undo, off=not work.done)
 
+# %% ../../nbs/39_suggest.ipynb #6201ffe1
 def run_label_page(
     pool:str|Path, # File of tweets
     out:str|Path, # CSV of the labelled tweets; an earlier one is continued

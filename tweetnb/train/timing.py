@@ -63,6 +63,7 @@ class StepProfile:
     def __repr__(self): return f'{self.table.round(3)}\n{self.verdict}'
     def _repr_html_(self): return f'{self.table.round(3).to_html()}<p>{self.verdict}</p>'
 
+# %% ../../nbs/46_timing.ipynb #eba8504b
 def profile(
     learn:Learner, # Left unchanged
     steps:int=50, # Steps to time

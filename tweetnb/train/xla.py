@@ -224,6 +224,7 @@ def _to_host(tensors):
     import torch_xla
     return torch_xla._XLAC._xla_get_cpu_tensors(tensors) if tensors else []
 
+# %% ../../nbs/48_xla.ipynb #ae8f3433
 _deferrable = Recorder,GatherPredsCallback,TerminateOnNaNCallback
 
 class HostRounds(Callback):
