@@ -1,4 +1,6 @@
 """TF-IDF counted in whole columns is scikit-learn's, whatever the tweets are"""
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -6,6 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from tweetnb.core import sample_path
+from tweetnb.data.read import read_tweets
 from tweetnb.models.linear import LinearClassifier, WholeTfidf, vectorizers
 from tweetnb.ship.bundle import load
 
@@ -43,3 +47,17 @@ def test_settings_are_those_that_bundles_were_made_with(tmp_path):
         words,inside = vectorizers(model.features)
         assert '今' in words.vocabulary_ and kinds['characters'].items() <= inside.get_params().items()
         assert words.sublinear_tf and inside.sublinear_tf
+
+
+def test_several_threads_may_be_the_first_to_ask(tmp_path):
+    "As Dask's do with a bundle that was just loaded"
+    df = read_tweets(sample_path('tweets.csv'))
+    LinearClassifier().fit(df, df['label']).save(tmp_path/'moods')
+    want = load(tmp_path/'moods').predict_proba(df).to_numpy()
+    for _ in range(5):
+        fresh, start = load(tmp_path/'moods'), threading.Barrier(8)
+        def ask(_):
+            start.wait()
+            return fresh.predict_proba(df).to_numpy()
+        with ThreadPoolExecutor(8) as pool:
+            for got in pool.map(ask, range(8)): np.testing.assert_array_equal(got, want)

@@ -125,16 +125,18 @@ def _tabulate(self:WholeTfidf):
     else:
         units,different = pd.factorize(np.array(list(chain.from_iterable(names)), dtype=object))
         self._words = pd.Index(different, dtype=object)
-    self._known,self._size = self.vocabulary_, int(units.max()) + 2
-    numbers,keys,self._tables = units[first], np.arange(self._size), {}
+    size,tables = int(units.max()) + 2, {}
+    numbers,keys = units[first], np.arange(size)
     for n in range(1, self.ngram_range[1] + 1):
-        if n > 1: numbers = numbers*self._size + units[np.minimum(first + n - 1, len(units) - 1)]
+        if n > 1: numbers = numbers*size + units[np.minimum(first + n - 1, len(units) - 1)]
         if n > 1: keys = np.unique(numbers[lengths >= n])
         table = pd.Index(keys)
         numbers = table.get_indexer(numbers)
         place = np.full(len(table), -1)
         place[numbers[lengths == n]] = np.flatnonzero(lengths == n)
-        self._tables[n] = table, place
+        tables[n] = table, place
+    self._size,self._tables = size, tables
+    self._known = self.vocabulary_                         # last: another thread may look at the same time
 
 # %% ../../nbs/26_linear.ipynb #fb5441bf
 _joined = rf'[{UNSPACED}]+(?:\u2060[{UNSPACED}]+)+'         # a word, see the cleaning step `segment`
