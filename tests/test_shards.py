@@ -1,10 +1,11 @@
 """Files predicted in blocks by real processes that are killed in the middle, on this machine and on a local Ray."""
-import importlib.util, logging, os, pickle, signal, subprocess, sys, time
+import importlib.util, logging, os, pickle, shutil, signal, subprocess, sys, time
 from pathlib import Path
 
 import pandas as pd
 import pytest
 from filelock import FileLock
+from pyarrow.fs import FileSystem
 
 from tweetnb.core import TweetnbError, as_path, sample_path
 from tweetnb.data.audit import audit
@@ -182,9 +183,9 @@ def test_a_ray_dataset_an_audit_a_conversion_and_a_store(home):
     df.loc[::20, 'label'] = 'other'
     df.loc[1::3, 'text'] += [f' {i % 7} really' for i in range(400)]
     df.loc[::97, 'text'] = ''
-    (home/'parts').mkdir()
+    for name in 'parts', 'test': (home/name).mkdir()
     for i in range(3): df[i*300:(i + 1)*300].to_csv(home/'parts'/f'{i}.csv', index=False)
-    df[900:].to_csv(home/'test.csv', index=False)
+    df[900:].to_csv(home/'test'/'test.csv', index=False)
     code = f'''
 import ray
 from pathlib import Path
@@ -197,7 +198,7 @@ home = Path({str(home)!r})
 ds = predict_dataset(ray.data.read_csv(str(home/"a.csv")), home/"moods", rows=2000, workers=1)
 ds.to_pandas().sort_values('id').to_json(home/"ray.json", orient='records')
 convert_files((home/"parts").as_uri() + "/*.csv", (home/"shards").as_uri(), rows=200)
-found = audit_files((home/"parts").as_uri(), (home/"test.csv").as_uri())
+found = audit_files((home/"parts").as_uri(), (home/"test"/"test.csv").as_uri())
 for name, table in found.tables.items(): table.to_csv(home/f"{{name}}.ray")
 store_files(home/'parts', home/'tokens-ray', TweetTokenizer.word, Cleaner(), engine='ray')
 print(found)
@@ -211,7 +212,7 @@ print(found)
     for name, workers in ('tokens-1', 1), ('tokens-2', 2):
         store_files(home/'parts', home/name, TweetTokenizer.word, Cleaner(), workers=workers)
         assert len(content(home/name)) >= 7 and content(home/name) == content(home/'tokens-ray')
-    alone = audit(dict(train=read_tweets(home/'parts'), test=read_tweets(home/'test.csv')))
+    alone = audit(dict(train=read_tweets(home/'parts'), test=read_tweets(home/'test'/'test.csv')))
     for name in 'leaks', 'conflicts', 'duplicates', 'near':
         assert len(alone.tables[name]) and (home/f'{name}.ray').read_text() == alone.tables[name].to_csv(), name
     told = res.stdout.splitlines()[1:]
@@ -276,8 +277,8 @@ def bucket():
     with pytest.MonkeyPatch.context() as m:
         m.setenv('AWS_ENDPOINT_URL', 'http://{}:{}'.format(*server.get_host_and_port()))
         for name in 'AWS_ACCESS_KEY_ID', 'AWS_SECRET_ACCESS_KEY': m.setenv(name, 'anything')
-        from pyarrow.fs import S3FileSystem
-        S3FileSystem(allow_bucket_creation=True).create_dir('bucket')
+        fs, _ = FileSystem.from_uri('s3://bucket?allow_bucket_creation=true')
+        fs.create_dir('bucket')
         yield 's3://bucket'
     server.stop()
 
@@ -309,6 +310,47 @@ def test_one_file_on_s3_from_a_pattern_there(home, bucket, tmp_path):
     assert read(as_path(f'{bucket}/out/all.csv')) == (tmp_path/'all.csv').read_bytes()
     for wrong, why in (bucket, 'a whole bucket'), ('s3://nowhere/out', "Bucket 'nowhere' not found"):
         with pytest.raises(TweetnbError, match=why): predict_file(home/'moods', home/'a.csv', wrong)
+
+
+def tables(home):
+    "20,000 tweets in a Parquet file, and their answers"
+    texts = read_tweets(sample_path('tweets.csv'))['text'].tolist()
+    df = pd.DataFrame({'id': range(20_000), 'text': [texts[i % len(texts)] + f' {i}' for i in range(20_000)]})
+    df.to_parquet(home/'20000.parquet', index=False)
+    predict_file(home/'moods', home/'20000.parquet', home/'answers.parquet')
+    return home/'20000.parquet', pd.read_parquet(home/'answers.parquet')
+
+
+def same(got, want):
+    "Are these the same rows, in any order and whatever strings are called?"
+    got = got.sort_values('id', ignore_index=True)
+    got, want = (o.astype({'text': 'str', 'label': 'str'}) for o in (got, want))
+    pd.testing.assert_frame_equal(got, want, check_dtype=False)
+
+
+@pytest.mark.parametrize('scheduler', ['threads', 'processes'])
+def test_dask_answers_as_predict_file_does(home, scheduler):
+    dd = pytest.importorskip('dask.dataframe', reason="needs Dask: pip install 'dask[dataframe]'")
+    path, want = tables(home)
+    ddf = dd.read_parquet(path).repartition(npartitions=4)
+    predict = BatchPredictor(home/'moods')
+    answers = ddf.map_partitions(predict, meta=predict(ddf.head(2)))
+    same(answers.compute(scheduler=scheduler), want)
+
+
+@pytest.mark.filterwarnings('ignore:PySpark does not yet fully support pandas')
+def test_spark_answers_as_predict_file_does(home):
+    sql = pytest.importorskip('pyspark.sql', reason='needs Spark: pip install pyspark')
+    if not shutil.which('java'): pytest.skip('Spark needs Java')
+    path, want = tables(home)
+    spark = sql.SparkSession.builder.master('local[2]').config('spark.ui.enabled', 'false').getOrCreate()
+    try:
+        df = spark.read.parquet(str(path)).repartition(4)
+        predict = BatchPredictor(home/'moods')
+        schema = spark.createDataFrame(predict(df.limit(2).toPandas())).schema
+        df.mapInPandas(lambda tables: map(predict, tables), schema).write.parquet(str(home/'spark'))
+    finally: spark.stop()
+    same(pd.concat(map(pd.read_parquet, (home/'spark').glob('*.parquet'))), want)
 
 
 def test_two_at_once_and_an_error_in_a_worker(home):
