@@ -100,6 +100,16 @@ def test_files_of_ones_own_validate_and_test(tmp_path):
                   '--model', 'tfidf', '--out', tmp_path/'b')
     info = json.loads((tmp_path/'b'/'bundle.json').read_text(encoding='utf-8'))
     assert 90 < info['scores']['tweets'] <= 100 and 'On the test tweets' in res.stdout
+    valid, test = ((tmp_path/o).as_uri() for o in ('valid.csv', 'test.csv'))
+    again = tweetnb('train', tmp_path/'train.csv', '--valid', valid, '--test', test, '--model', 'tfidf', '--out',
+                    tmp_path/'c')
+    assert json.loads((tmp_path/'c'/'bundle.json').read_text(encoding='utf-8'))['scores'] == info['scores']
+    tweetnb('audit', tmp_path/'train.csv', '--test', test)
+    for name, args in ('p', ('predict', tmp_path/'b', test)), ('c', ('convert', test)):
+        tweetnb(*args, '--out', (tmp_path/name/'out').as_uri())
+        assert (tmp_path/name/'out'/'manifest.json').exists()
+    refused = tweetnb('train', tmp_path/'train.csv', '--model', 'tfidf', '--out', 's3://bucket/b', ok=False)
+    assert 'a bundle is written on this machine' in refused.stderr
 
 
 def test_never_trained_label(demo, tmp_path):

@@ -1,5 +1,6 @@
 """TF-IDF counted in whole columns is scikit-learn's, whatever the tweets are"""
-import subprocess, sys
+import subprocess, sys, threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 from hypothesis import given, settings, strategies as st
 from sklearn.feature_extraction.text import TfidfVectorizer
 
+from tweetnb.core import sample_path
+from tweetnb.data.read import read_tweets
 from tweetnb.models.linear import LinearClassifier, Tfidf
 from tweetnb.ship.bundle import load
 
@@ -55,3 +58,17 @@ print(it.predict('so good')['label'][0], it.explain('so good')[0].label)
 print([o for o in ('sklearn', 'torch', 'fastai', 'transformers') if o in sys.modules])"""
     said = subprocess.run([sys.executable, '-c', code], capture_output=True, text=True, check=True).stdout.split('\n')
     assert said[:2] == ['good good', '[]']
+
+
+def test_several_threads_may_be_the_first_to_ask(tmp_path):
+    "As Dask's do with a bundle that was just loaded"
+    df = read_tweets(sample_path('tweets.csv'))
+    LinearClassifier().fit(df, df['label']).save(tmp_path/'moods')
+    want = load(tmp_path/'moods').predict_proba(df).to_numpy()
+    for _ in range(5):
+        fresh, start = load(tmp_path/'moods'), threading.Barrier(8)
+        def ask(_):
+            start.wait()
+            return fresh.predict_proba(df).to_numpy()
+        with ThreadPoolExecutor(8) as pool:
+            for got in pool.map(ask, range(8)): np.testing.assert_array_equal(got, want)

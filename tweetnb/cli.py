@@ -17,7 +17,7 @@ from typer import Argument, Exit, Option
 from .aftercare import aftercare
 from .core import TweetnbError, sample_path
 from .terminal import Changes, Columns, Device, Engine, Epochs, File, Folder, Format, LabelColumn, LabelDelim
-from .terminal import Limit, Minutes, Names, Out, ProblemType, Seed, TextColumn
+from .terminal import Limit, Minutes, Names, Out, PlaceOption, ProblemType, Seed, TextColumn
 from .terminal import command_line, format_value, out, parse_place, parse_settings, print_counts, print_saved
 from .terminal import print_scores, print_table, read_file, reading, refuse, run_commands
 
@@ -35,8 +35,8 @@ def train(
     folder:Out = Path('bundle'),
     model:Annotated[str, Option('--model', help=_models)] = 'auto',
     metric:Annotated[str|None, Option('--metric', help=_metrics)] = None,
-    valid:Annotated[Path|None, Option('--valid', help='Tweets to choose on (default: part of FILE).')] = None,
-    test:Annotated[Path|None, Option('--test', help='Tweets to report on (default: part of FILE).')] = None,
+    valid:Annotated[Path|None, PlaceOption('--valid', help='Tweets to choose on (default: part of FILE).')] = None,
+    test:Annotated[Path|None, PlaceOption('--test', help='Tweets to report on (default: part of FILE).')] = None,
     pretrained:Annotated[str|None, Option('--pretrained', help='Encoder or bundle to start from.')] = None,
     single:Annotated[bool, Option('--single', help='Of auto: one fast model, taught by the best.')] = False,
     minutes:Minutes = 10, epochs:Epochs = None, change:Changes = None, seed:Seed = 42, device:Device = 'auto',
@@ -111,7 +111,7 @@ def _on_ray(engine, **others):
 @app.command()
 def evaluate(
     folder:Folder, file:File, device:Device = 'auto',
-    csv:Annotated[Path|None, Option('--out', help='Write each tweet with its predicted label to this CSV.')] = None,
+    csv:Annotated[Path|None, PlaceOption('--out', help='Write tweets and predicted labels to this CSV.')] = None,
     as_json:Annotated[bool, Option('--json', help='Print the metrics as JSON and nothing else.')] = False,
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,
     columns:Columns = None, format:Format = None, limit:Limit = None):
@@ -134,7 +134,7 @@ def predict(
     folder:Folder,
     file:Annotated[Path|None, Argument(parser=parse_place, metavar='FILE',
                                        help="Tweets of any number: a file, a folder, a 'pattern*' or s3://….")] = None,
-    csv:Annotated[Path, Option('--out', help='A CSV or Parquet file, or a folder for many.')] = Path('predictions.csv'),
+    csv:Annotated[Path, PlaceOption('--out', help='A CSV or Parquet file, or a folder.')] = Path('predictions.csv'),
     texts:Annotated[list[str]|None, Option('--texts', help='A tweet instead of a file; repeatable.')] = None,
     sample:Annotated[Path|None, Option('--sample', help="A competition's sample submission to fill in.")] = None,
     id:Annotated[str|None, Option('--id', help="ID column (default: 'id' in any case).")] = None,
@@ -195,7 +195,7 @@ def ensemble(
 @app.command()
 def audit(
     file:File,
-    test:Annotated[Path|None, Option('--test', help='A test file: which of its tweets are in FILE too?')] = None,
+    test:Annotated[Path|None, PlaceOption('--test', help='A test file: which of its tweets are in FILE too?')] = None,
     strict:Annotated[bool, Option('--strict', help='Exit with 1 if there is a problem.')] = False,
     languages:Annotated[bool, Option('--languages', help='Tell the language of each tweet; needs lingua.')] = False,
     engine:Engine = 'local',
@@ -220,7 +220,7 @@ def audit(
 @app.command()
 def convert(
     file:File,
-    folder:Annotated[Path, Option('--out', help='The folder of Parquet files to make.')],
+    folder:Annotated[Path, PlaceOption('--out', help='The folder of Parquet files to make.')],
     rows:Annotated[int, Option('--rows', min=1, help='Rows per file, at most.')] = 100_000,
     engine:Engine = 'local', text:TextColumn = None, label:LabelColumn = None, format:Format = None):
     "Convert a long file, or a folder of files, once to Parquet, which is read many times as fast."

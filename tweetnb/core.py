@@ -4,11 +4,14 @@
 
 # %% auto #0
 __all__ = ['BLUE', 'ORANGE', 'GREY', 'PLOT_STYLE', 'TweetnbError', 'first_line', 'data_path', 'cache_path', 'sample_path',
-           'atomic_path', 'seed_everything', 'fingerprint', 'versions', 'progress', 'isolate', 'plot_style']
+           'is_remote', 'StorePath', 'as_path', 'atomic_path', 'seed_everything', 'fingerprint', 'versions', 'progress',
+           'isolate', 'plot_style']
 
 # %% ../nbs/00_core.ipynb #e802512a
 import ctypes, hashlib, os, platform, random, re, shutil, sys, tempfile
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 
 # %% ../nbs/00_core.ipynb #dce993a6
@@ -66,14 +69,104 @@ def sample_path(
         raise TweetnbError(f'unknown sample file {name!r}', remedy=f'Choose from: {known}.')
     return folder/name
 
+# %% ../nbs/00_core.ipynb #6e9371d1
+def is_remote(
+    path # Anything
+) -> bool:
+    "Is it the URL of a place in a store, such as 's3://…'?"
+    return isinstance(path, StorePath) or isinstance(path, str) and '://' in path and not path.startswith('http')
+
+def _filesystem(url):
+    "The file system of a URL, and the path there"
+    import pyarrow as pa
+    from pyarrow.fs import FileSystem, FSSpecHandler, PyFileSystem
+    try: return FileSystem.from_uri(url)
+    except pa.ArrowInvalid as e:
+        try: from fsspec.core import url_to_fs
+        except ImportError: raise TweetnbError(f'cannot be read ({e})', path=url, remedy='pip install fsspec') from e
+        try: fs,path = url_to_fs(url)
+        except (ImportError, ValueError) as e:
+            raise TweetnbError(f'cannot be read ({e})', path=url, remedy='Check the URL.') from e
+        return PyFileSystem(FSSpecHandler(fs)), path
+
+# %% ../nbs/00_core.ipynb #3e0daf55
+class StorePath:
+    "A file or a folder in a store, with as much of a `Path` as a job needs to write there"
+    def __init__(self,
+        url:str, # Such as 's3://bucket/folder'
+        at:tuple|None=None # Its file system, if known, and the path there
+    ):
+        self.url = url.rstrip('/')
+        self.fs,self.path = at or _filesystem(self.url)
+        self.name = self.path.rpartition('/')[2]
+        self.stem,self.suffix = Path(self.name).stem, Path(self.name).suffix
+
+    def __reduce__(self): return StorePath, (self.url,)                # a connection stays in its process
+    def __str__(self): return self.url
+    def __repr__(self): return f'StorePath({self.url!r})'
+    def __eq__(self, other): return isinstance(other, StorePath) and self.url == other.url
+    def __hash__(self): return hash(self.url)
+    def __lt__(self, other): return self.url < other.url
+    def __truediv__(self, name): return StorePath(f'{self.url}/{name}', (self.fs, f'{self.path}/{name}'))
+    def absolute(self): return self
+
+    def with_name(self, name):
+        "Another name in the same folder"
+        url,path = (o.rpartition('/')[0] for o in (self.url, self.path))
+        return StorePath(f'{url}/{name}', (self.fs, f'{path}/{name}'))
+
+    def exists(self):
+        "Is it there? An empty file is none: a process was killed that had only begun it"
+        info = self.fs.get_file_info(self.path)
+        return info.type.name == 'Directory' or bool(info.size)
+
+    def is_dir(self): return self.fs.get_file_info(self.path).type.name == 'Directory'
+
+    def glob(self, pattern):
+        "The files and folders in this folder with such a name, in order"
+        from pyarrow.fs import FileSelector
+        found = self.fs.get_file_info(FileSelector(self.path, allow_not_found=True))
+        return [self/name for name in sorted(o.base_name for o in found) if fnmatch(name, pattern)]
+
+    def iterdir(self): return iter(self.glob('*'))
+    def mkdir(self, parents=True, exist_ok=True): self.fs.create_dir(self.path, recursive=True)
+
+    def read_text(self, encoding='utf-8'):
+        with self.fs.open_input_stream(self.path) as f: return f.read().decode(encoding)
+
+    def unlink(self, missing_ok=False):
+        try: self.fs.delete_file(self.path)
+        except FileNotFoundError:
+            if not missing_ok: raise
+
+    def rmtree(self):
+        "Delete this folder and all that is in it, if it is there"
+        try: self.fs.delete_dir(self.path)
+        except FileNotFoundError: pass
+
+def as_path(
+    path:str|Path # Of a file or folder, or a URL such as 's3://bucket/folder'
+) -> Path: # Or a `StorePath`
+    "Return a path on this machine or in a store"
+    if isinstance(path, StorePath): return path
+    if not is_remote(path): return Path(path)
+    remedy = 'Name a folder in it, and nothing else.'
+    if '?' in path or '*' in path: raise TweetnbError('no place to write to', path=path, remedy=remedy)
+    found = StorePath(path)
+    if '/' not in found.path: raise TweetnbError('a whole bucket is no place to write to', path=path, remedy=remedy)
+    return found
+
 # %% ../nbs/00_core.ipynb #0d261809
 @contextmanager
 def atomic_path(
-    path:str|Path, # Where the finished file or folder goes
+    path:str|Path, # Where the finished file or folder goes; may be the URL of a place in a store
     folder:bool=False # Write a folder rather than a file?
 ): # Yields a temporary path of the same kind
     "Yield a temporary path beside `path`; rename it to `path` only if the block succeeds"
-    path = Path(path)
+    path = as_path(path)
+    if isinstance(path, StorePath):
+        with _store_folder(path) if folder else _store_file(path) as tmp: yield tmp
+        return
     tmp = _make_beside(path, folder)
     try:
         os.chmod(tmp, (0o777 if folder else 0o666) & ~_umask)
@@ -110,6 +203,7 @@ def _swap(a, b):
 
 def _replace(tmp, path):
     "Put `tmp` in the place of `path`; the old content may be at `tmp` afterwards"
+    if isinstance(path, StorePath): return _replace_in_store(tmp, path)
     if not (path.is_dir() and tmp.is_dir()): return os.replace(tmp, path)
     if _swap(tmp, path): return
     aside = Path(tempfile.mkdtemp(prefix=f'.{path.name}.old.', dir=path.parent))
@@ -123,6 +217,42 @@ def _replace(tmp, path):
 
 _umask = os.umask(0)
 os.umask(_umask)
+
+# %% ../nbs/00_core.ipynb #e3ecff7c
+@contextmanager
+def _store_file(path):
+    "`atomic_path` for a file in a store"
+    from pyarrow.fs import LocalFileSystem, copy_files
+    with tempfile.TemporaryDirectory(prefix='tweetnb.') as d:
+        tmp = Path(d)/path.name
+        tmp.touch()
+        yield tmp
+        try:
+            if path.fs.type_name == 'local': path.fs.create_dir(path.path.rpartition('/')[0], recursive=True)
+            copy_files(str(tmp), path.path, LocalFileSystem(), path.fs)
+        except OSError as e:
+            raise TweetnbError(f'cannot write here ({e})', path=path, remedy='Check the URL.') from e
+
+@contextmanager
+def _store_folder(path):
+    "`atomic_path` for a folder of files in a store"
+    tmp = path.with_name(f'.{path.name}.{os.urandom(4).hex()}')
+    try:
+        yield tmp
+        _replace_in_store(tmp, path)
+    finally: tmp.rmtree()
+
+def _replace_in_store(tmp, path):
+    "Put the files of a folder in the place of those of another"
+    (path/'manifest.json').unlink(missing_ok=True)
+    new = {o.name: o for o in tmp.iterdir()}
+    path.mkdir()
+    for o in path.iterdir():
+        if o.name not in new: o.unlink()
+    last = new.pop('manifest.json', None)
+    def copy(o): o.fs.copy_file(o.path, (path/o.name).path)
+    with ThreadPoolExecutor(16) as pool: list(pool.map(copy, new.values()))
+    if last: copy(last)
 
 # %% ../nbs/00_core.ipynb #f8294c93
 def seed_everything(

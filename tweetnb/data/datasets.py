@@ -17,7 +17,7 @@ from pathlib import Path
 import pandas as pd
 from filelock import FileLock
 
-from ..core import TweetnbError, atomic_path, cache_path, data_path, fingerprint, progress, sample_path
+from ..core import TweetnbError, as_path, atomic_path, cache_path, data_path, fingerprint, progress, sample_path
 from .read import _common_order, iter_tweets, read_tweets
 from .split import drop_leaks, split_tweets
 
@@ -724,8 +724,9 @@ def load_sample(
 def _write_shard(df, path):
     "Write one table, and return its entry in the manifest"
     df.attrs = {}
-    df.to_parquet(path, index=False, compression='zstd')
-    return dict(name=path.name, rows=len(df), bytes=path.stat().st_size, sha256=_sha256(path))
+    with atomic_path(path) as tmp:
+        df.to_parquet(tmp, index=False, compression='zstd')
+        return dict(name=path.name, rows=len(df), bytes=tmp.stat().st_size, sha256=_sha256(tmp))
 
 def _check_replaceable(folder):
     "Raise if `folder` exists and is neither empty nor a folder of shards"
@@ -750,18 +751,18 @@ def _write_manifest(folder, parts, report):
     manifest = dict(rows=report['kept'], labels=_common_order(labels), columns=list(dict.fromkeys(columns)))
     manifest |= dict(shards=shards, report=report)
     text = json.dumps(manifest, indent=1, ensure_ascii=False)
-    (folder/'manifest.json').write_text(text, encoding='utf-8')
+    with atomic_path(folder/'manifest.json') as tmp: tmp.write_text(text, encoding='utf-8')
     return manifest
 
 # %% ../../nbs/08_datasets.ipynb #8a9a78ec
 def convert(
     path:str|Path, # Anything that `read_tweets` reads
-    out_dir:str|Path, # The folder to make
+    out_dir:str|Path, # The folder to make; may be the URL of one in a store
     rows_per_shard:int=100_000, # Rows per file at most
     **options # Options for `iter_tweets`: columns, names of labels, those of the format
 ) -> dict: # The manifest: `shards`, `rows`, `labels`, `columns` and the read report
     "Convert tweets to a folder of Parquet shards, one at a time; the folder appears when it is complete"
-    out_dir = Path(out_dir)
+    out_dir = as_path(out_dir)
     _check_replaceable(out_dir)
     with atomic_path(out_dir, folder=True) as tmp:
         tables = iter_tweets(path, rows=rows_per_shard, **options)

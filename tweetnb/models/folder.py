@@ -6,7 +6,7 @@
 __all__ = ['bundle_format', 'check_writable', 'write_manifest', 'write_folder', 'read_manifest', 'check_files', 'update_bundle']
 
 # %% ../../nbs/19_folder.ipynb #115d0230
-import json, os, shutil, time, zipfile
+import json, os, re, shutil, time, zipfile
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -24,6 +24,9 @@ def check_writable(
 ) -> Path: # The same, as a path
     "Raise `TweetnbError` if `folder` cannot be written or holds anything but a bundle"
     folder = Path(folder)
+    if re.match(r'\w\w+:/', folder.as_posix()):
+        remedy = 'Give a folder here, and copy it to the store afterwards.'
+        raise TweetnbError('a bundle is written on this machine', path=folder, remedy=remedy)
     if folder.is_dir(): free = not any(folder.iterdir()) or (folder/'bundle.json').is_file()
     else: free = not folder.exists()
     if not free:

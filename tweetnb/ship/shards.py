@@ -9,7 +9,7 @@ __all__ = ['BatchPredictor', 'check_engine', 'each_on_ray', 'predict_dataset', '
 # %% ../../nbs/37_shards.ipynb #33b48402
 import json, multiprocessing, os, shutil, signal, threading, time
 from collections import Counter, deque
-from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
 from functools import cached_property, lru_cache, partial
@@ -23,8 +23,9 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 from filelock import FileLock, Timeout
 
-from ..core import TweetnbError, _replace, atomic_path, fingerprint, progress
-from ..data.read import (_check_kept, _common_order, _name, _plan, _read_source, _sources, is_remote,
+from ..core import (StorePath, TweetnbError, _replace, as_path, atomic_path, cache_path, fingerprint, is_remote,
+                          progress)
+from ..data.read import (_check_kept, _common_order, _name, _plan, _read_source, _sources, local_copy,
                                remote_files)
 from ..data.textio import ReadReport
 from ..metrics import is_multilabel, is_numbers
@@ -88,6 +89,10 @@ def _write_json(value, path):
 
 def _read_json(path): return json.loads(path.read_text(encoding='utf-8'))
 
+def _read_all(paths):
+    "The values of many files, in order; a store answers several requests at a time"
+    with ThreadPoolExecutor(16) as pool: return list(pool.map(_read_json, sorted(paths)))
+
 class _PartWriter:
     "Answer a block, and write its part and its entry"
     def __init__(self, predict, work, suffix): self.predict,self.work,self.suffix = predict, work, suffix
@@ -98,10 +103,10 @@ class _PartWriter:
         with atomic_path(path) as tmp:
             if self.suffix == '.parquet': pq.write_table(table, tmp)
             else: pa_csv.write_csv(table, tmp, pa_csv.WriteOptions(include_header=False))
+            size = tmp.stat().st_size
         numbers = pa.types.is_floating(table['label'].type)
         counts = {'a number': len(table)} if numbers else Counter(map(str, table['label'].to_pylist()))
-        size,columns = path.stat().st_size, table.column_names
-        entry = dict(name=path.name, rows=len(table), bytes=size, labels=counts, columns=columns)
+        entry = dict(name=path.name, rows=len(table), bytes=size, labels=counts, columns=table.column_names)
         _write_json(entry, self.work/'done'/f'{number}.json')
         return entry
 
@@ -145,7 +150,7 @@ def _is_done(work, i, j): return (work/'done'/f'{i:06}-{j:06}.json').exists()
 
 def _notes(work, n):
     "What is known of the first `n` files"
-    return [_read_json(o) for o in sorted((work/'files').glob('*.json')) if int(o.stem) < n]
+    return _read_all(o for o in (work/'files').glob('*.json') if int(o.stem) < n)
 
 # %% ../../nbs/37_shards.ipynb #c72955c7
 def _start_worker(task):
@@ -257,24 +262,30 @@ def _on_ray(task, found, workers):
 def _workplace(out, job):
     "Yield the folder of an unfinished job, new or found"
     work = out.with_name(f'{out.name}.parts')
-    if None in job.values(): shutil.rmtree(work, ignore_errors=True)      # a table or a model in memory
+    if None in job.values(): _remove(work)                                # a table or a model in memory
+    lock = work/'lock'
+    if isinstance(work, StorePath): lock = cache_path('locks', fingerprint(str(work)))
     try:
         for name in ('parts', 'done', 'files'): (work/name).mkdir(parents=True, exist_ok=True)
+        lock.parent.mkdir(parents=True, exist_ok=True)
     except OSError as e:
-        raise TweetnbError(f'cannot write here ({e.strerror})', path=out, remedy='Choose a writable folder.') from e
+        why = e.strerror or e
+        raise TweetnbError(f'cannot write here ({why})', path=out, remedy='Choose a writable folder.') from e
     try:
-        with FileLock(work/'lock', timeout=0):
+        with FileLock(lock, timeout=0):
             if not (work/'job.json').exists(): _write_json(job, work/'job.json')
             elif _read_json(work/'job.json') != job:
                 problem = 'holds unfinished predictions of another bundle, input or option'
                 raise TweetnbError(problem, path=work, remedy='Repeat that command, or delete the folder.')
             try: yield work
             except TweetnbError as e:
-                if e.path != work: shutil.rmtree(work)
+                if e.path != work: _remove(work)
                 raise
-            shutil.rmtree(work)
+            _remove(work)
     except Timeout as e:
         raise TweetnbError('another process is at work here', path=work, remedy='Wait for it.') from e
+
+def _remove(folder): folder.rmtree() if isinstance(folder, StorePath) else shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/37_shards.ipynb #d69db1e1
 def _check_columns(entries):
@@ -303,7 +314,10 @@ def _answer(task, found, workers, engine):
 def _report(work, found):
     "The read report of all files"
     total = ReadReport(found.name, '+'.join(dict.fromkeys(o.kind for o in found.sources)))
-    for source,note in zip(found.sources, _notes(work, len(found.sources))):
+    notes = _notes(work, len(found.sources))
+    if found.limit is None and len(notes) < len(found.sources):
+        raise TweetnbError('not all files were read to their end', path=work, remedy='Repeat the command.')
+    for source,note in zip(found.sources, notes):
         report = ReadReport(source.path, source.kind)
         report.keep(note['kept'])
         for reason,lines in note['rejected'].items(): report.reject(lines, reason)
@@ -315,13 +329,19 @@ def _join(parts, columns, out):
     "Write one file from parts in their order"
     with atomic_path(out) as tmp:
         if out.suffix == '.parquet':
-            with pq.ParquetWriter(tmp, pq.read_schema(parts[0])) as writer:
-                for part in parts: writer.write_table(pq.ParquetFile(part).read().cast(writer.schema))
+            with local_copy(parts[0]) as part: schema = pq.read_schema(part)
+            with pq.ParquetWriter(tmp, schema) as writer:
+                for part in _copies(parts): writer.write_table(pq.ParquetFile(part).read().cast(schema))
             return
         with open(tmp, 'wb') as f:
             pa_csv.write_csv(pa.table({o: [] for o in columns}), f)       # the header
-            for part in parts:
+            for part in _copies(parts):
                 with open(part, 'rb') as p: shutil.copyfileobj(p, f)
+
+def _copies(parts):
+    "Yield parts as files on this machine"
+    for o in parts:
+        with local_copy(o) as part: yield part
 
 def _publish(work, out, manifest):
     "Give the folder of parts its name, whole or not at all"
@@ -332,7 +352,7 @@ def _publish(work, out, manifest):
 # %% ../../nbs/37_shards.ipynb #e6d1da73
 def _finish(work, out, found, **known):
     "Check the counts, write the output, and return what a manifest holds, with the read report"
-    entries = [_read_json(o) for o in sorted((work/'done').glob('[0-9]*.json'))]
+    entries = _read_all((work/'done').glob('[0-9]*.json'))
     report,written,labels = _report(work, found), sum(o['rows'] for o in entries), Counter()
     _check_kept(report)
     _check_columns(entries)
@@ -388,7 +408,7 @@ def _bundle_identity(predict):
 def predict_file(
     folder:Classifier|str|Path, # A classifier, or the folder of a bundle
     path:str|Path|list, # A file, a folder of shards, a list of them, or a pattern such as 'day*.parquet'
-    out:str|Path, # A CSV or Parquet file; without a suffix a folder of Parquet files; whole or not at all
+    out:str|Path, # A CSV or Parquet file; without a suffix a folder of Parquet files; here, or in a store ('s3://…')
     backend:str='auto', # 'torch', 'bf16', 'onnx', 'int8', or the fastest on the first tweets
     rows:int=10_000, # Tweets per block
     bs:int=64, # Tweets per batch
@@ -399,7 +419,7 @@ def predict_file(
     **kwargs # Parameters of `iter_tweets`: format, text, limit, …
 ) -> dict: # 'read', 'kept', 'rejected', 'written', 'labels', 'columns', 'backend', 'seconds'; 'measured' for 'auto'
     "Predict the tweets of files of any size, in their order; what an earlier, interrupted call did is not done again"
-    start,out,found = time.time(), Path(out).absolute(), _Input(path, rows, **kwargs)
+    start,out,found = time.time(), as_path(out).absolute(), _Input(path, rows, **kwargs)
     check_engine(engine)
     if engine == 'ray' and found.limit: raise TweetnbError('a limit does not apply to Ray', remedy='Leave it out.')
     predict = BatchPredictor(folder, 'torch', bs, keep, device=device)
@@ -444,13 +464,13 @@ def _convert_file(folder, i, source, options):
 # %% ../../nbs/37_shards.ipynb #49230987
 def convert_files(
     path:str|Path|list, # Files, or folders of them
-    out:str|Path, # The folder to make, in a place that all machines see
+    out:str|Path, # The folder to make, in a place that all machines see, or in a store
     rows:int=100_000, # Rows per file at most
     **options # As for `iter_tweets`, without `limit`
 ) -> dict: # The manifest, as from `convert`
     "Convert files to Parquet on Ray, each in a task of its own; the folder appears when it is complete"
     from tweetnb.data.datasets import _check_replaceable, _write_manifest
-    out = Path(out).absolute()
+    out = as_path(out).absolute()
     _check_replaceable(out)
     with atomic_path(out, folder=True) as tmp:
         found,total = _each_file(partial(_convert_file, tmp), path, rows=rows, **options)
