@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedKFold, cross_val_score
@@ -667,6 +666,7 @@ def train_model(
     cbs = [Checkpoint(checkpoints)] if checkpoints else []
     place,device = ('xla', 'auto') if device == 'xla' else (None, device)
     with use_runner(place): res = fit(config, data, seed, cbs, device, report=report, **kwargs)
+    from fastai.torch_core import rank_distrib
     if out is None or rank_distrib(): return res
     res.save(out)
     split = res.splits[-1]
