@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from fastai.torch_core import rank_distrib
 from fastcore.basics import patch
 from sklearn.model_selection import StratifiedKFold
 
@@ -664,6 +663,7 @@ def train_model(
     cbs = [Checkpoint(checkpoints)] if checkpoints else []
     place,device = ('xla', 'auto') if device == 'xla' else (None, device)
     with use_runner(place): res = fit(config, data, seed, cbs, device, report=report, **kwargs)
+    from fastai.torch_core import rank_distrib
     if out is None or rank_distrib(): return res
     res.save(out)
     split = res.splits[-1]
