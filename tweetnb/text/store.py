@@ -6,7 +6,7 @@
 __all__ = ['MappedStore', 'store_key', 'build_store']
 
 # %% ../../nbs/11_store.ipynb #0815820b
-import json, mmap, multiprocessing, os, shutil, sys, threading, warnings
+import ctypes, json, mmap, multiprocessing, os, shutil, sys, threading, warnings
 from collections import Counter
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
@@ -60,6 +60,11 @@ def _map(file, dtype, mode='r'):
     return np.memmap(file, dtype, mode) if file.stat().st_size else np.zeros(0, dtype)
 
 # %% ../../nbs/11_store.ipynb #e0f6616d
+def _trim_heap():
+    "Give freed memory back to the system; glibc keeps it between what is in use, and batch by batch that grows"
+    try: ctypes.CDLL(None).malloc_trim(0)
+    except AttributeError: pass                             # another C library
+
 class MappedStore(TokenStore):
     "A `TokenStore` in a folder, mapped into memory, read-only"
     def __init__(self,
@@ -75,15 +80,18 @@ class MappedStore(TokenStore):
         self.maps = {name: _map(self.path/name, _dtypes[name], modes.get(name, 'r')) for name in body['files']}
         super().__init__(self.maps['ids'], self.maps['offsets'], body['info'])
         self.y = self.maps.get('y')
+        self.released = 0
 
     @property
     def lengths(self): return self.maps['sizes'] if 'sizes' in self.maps else super().lengths
 
     def release(self):
-        "Give the memory back of what was read; the files keep it"
+        "Give the memory back of what was read; the files keep it. Every eighth time also what the heap has free"
         if not hasattr(mmap, 'MADV_DONTNEED'): return
         for o in self.maps.values():
             if isinstance(o, np.memmap): o._mmap.madvise(mmap.MADV_DONTNEED)
+        self.released += 1
+        if self.released % 8 == 0: _trim_heap()
 
     def __reduce__(self): return MappedStore, (self.path, False)
 
