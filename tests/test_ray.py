@@ -9,7 +9,7 @@ import pytest
 from runner_script import SCRIPT, alone, close
 from safetensors.torch import load_file
 
-from tweetnb.auto import Search, ladder, make_splits, try_candidate
+from tweetnb.auto import Search, _try_on_ray, ladder, make_splits, try_candidate
 from tweetnb.core import sample_path
 from tweetnb.data.read import read_tweets
 from tweetnb.data.split import split_tweets
@@ -37,13 +37,18 @@ res = compare(df, ['tfidf', 'lstm'], seeds=2, folder=home/'on-ray', engine='ray'
 search = tried(df, 'ray')
 search.table.to_parquet(home/'tried.parquet')
 for name, o in search.found.items(): o.probs.to_parquet(home/f'{name}.parquet')
+search = tried(df, 'ray', at_once=True)
+search.table.to_parquet(home/'at-once.parquet')
+for name, o in search.found.items(): o.probs.to_parquet(home/f'{name}-at-once.parquet')
 '''
 
 
-def tried(df, engine):
+def tried(df, engine, at_once=False):
     "A search with two candidates, each trained on five folds"
     search = Search(make_splits(df.drop(columns='split').head(600)), 'macro_f1', 10, engine=engine)
-    for candidate in ladder(): try_candidate(search, candidate)
+    if at_once: _try_on_ray(search, ladder(), 0.)
+    else:
+        for candidate in ladder(): try_candidate(search, candidate)
     return search
 
 
@@ -89,11 +94,13 @@ def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbe
         for k, v in other.items(): assert (mine[k] == v).all(), k
 
 
-def test_the_folds_of_a_search_on_ray_are_those_in_sequence(home):
+@pytest.mark.parametrize('table, suffix', [('tried', ''), ('at-once', '-at-once')])
+def test_a_search_on_ray_is_the_one_in_sequence(home, table, suffix):
+    "Also where the candidates, and not only their folds, are trained at the same time"
     search = tried(pd.read_parquet(home/'df.parquet'), 'local')
     assert list(search.found) == ['TF-IDF', 'n-grams']
-    table = pd.read_parquet(home/'tried.parquet')
+    table = pd.read_parquet(home/f'{table}.parquet')
     assert table['candidate'].tolist() == search.table['candidate'].tolist()
     np.testing.assert_allclose(table['score'], search.table['score'], atol=1e-6)
     for name, o in search.found.items():
-        np.testing.assert_allclose(pd.read_parquet(home/f'{name}.parquet'), o.probs, atol=1e-6)
+        np.testing.assert_allclose(pd.read_parquet(home/f'{name}{suffix}.parquet'), o.probs, atol=1e-6)

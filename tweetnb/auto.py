@@ -7,7 +7,7 @@ __all__ = ['make_splits', 'choose_cleaner', 'Candidate', 'ladder', 'plan_epochs'
            'try_candidate', 'AutoResult', 'train', 'train_model']
 
 # %% ../nbs/56_auto.ipynb #54cea05a
-import json, math, re, time
+import json, math, re, tempfile, time
 from dataclasses import dataclass, replace
 from numbers import Real
 from pathlib import Path
@@ -201,7 +201,7 @@ class Search:
         device:str='auto', # Where networks are trained
         show=None, # Called with each new row of the table
         checkpoints:str|Path|None=None, # Keep every trained candidate in this folder, and go on from those in it
-        engine:str='local' # Where the folds are trained: 'local' for this machine, 'ray' for a cluster
+        engine:str='local' # Where folds are trained: 'local' for this machine, 'ray' for a cluster
     ):
         self.df = df
         self.metric = metric
@@ -394,8 +394,8 @@ def _keep(search, name):
         kept = dict(data=search.key, row=search.rows[-1], config=found.config.to_dict())
         (tmp/'candidate.json').write_text(json.dumps(kept), encoding='utf-8')
 
-def _restore(search, name):
-    "Read a trained candidate from the folder of checkpoints; `False` if it is not there"
+def _restore(search, name, earlier=True):
+    "Read a trained candidate, of an `earlier` run, from the folder of checkpoints; `False` if it is not there"
     folder = _place(search, name)
     if not folder.is_dir(): return False
     kept = json.loads((folder/'candidate.json').read_text(encoding='utf-8'))
@@ -407,7 +407,7 @@ def _restore(search, name):
     classifier = load(folder/'bundle')
     answers = _answer_seconds(search, classifier)
     search.found[name] = Found(classifier, probs, Config(**kept['config']), row['seconds'], answers)
-    search.started -= row['seconds']                        # the budget covers all runs together
+    if earlier: search.started -= row['seconds']            # the budget covers all runs together
     search.add(name, row['score'], row['seconds'], row['note'])
     return True
 
@@ -457,6 +457,28 @@ def _other_seeds(search, candidates, reserve, seeds=2):
     for i in range(1, seeds + 1):
         if search.left - reserve < needed: return
         try_candidate(search, replace(best, name=f'{best.name}, seed {i + 1}', seed=i, share=1.), reserve)
+
+# %% ../nbs/56_auto.ipynb #135d8df8
+def _try_apart(df, metric, seconds, seed, device, folder, candidate, reserve):
+    "Try one candidate in a search of its own; return its row"
+    search = Search(df, metric, seconds/60, seed, device, checkpoints=folder, engine='ray')
+    try_candidate(search, candidate, reserve)
+    return search.rows[-1]
+
+def _try_on_ray(search, candidates, reserve):
+    "Try all candidates at the same time; then take them over, in order"
+    if search.checkpoints is None:
+        search.temporary = tempfile.TemporaryDirectory(prefix='tweetnb.')       # as long as the search
+        search.checkpoints = Path(search.temporary.name)
+    earlier = [_place(search, o.name).is_dir() for o in candidates]
+    known = search.df, search.metric, search.left, search.seed, search.device, search.checkpoints.absolute()
+    rows = each_on_ray(_try_apart, [(*known, o, reserve) for o in candidates], search.device)
+    for candidate,before,row in zip(candidates, earlier, rows):
+        if _restore(search, candidate.name, before): continue
+        if row['score'] == row['score']:
+            raise TweetnbError(f'{candidate.name} was trained by another machine', path=search.checkpoints,
+                               remedy='Give checkpoints=… in a folder that all machines see.')
+        search.add(**row)
 
 # %% ../nbs/56_auto.ipynb #11a2e0f2
 def _refitted(search, name):
@@ -606,7 +628,8 @@ def train(
     checkpoints:str|Path|None=None, # Keep every trained candidate in this folder; the same call goes on from there
     problem_type:str|None=None, # 'regression' for numbers, 'ordinal' for ordered labels; default: as the labels tell
     single:bool=False, # One fast linear model, taught by the best classifier; what it costs is in the table
-    engine:str='local' # Where folds are trained: 'local' for this machine, 'ray' for a cluster
+    engine:str='local' # 'local' for one candidate after the other, 'ray' for all at once on a cluster; one of several
+    # machines needs `checkpoints` where all of them see it
 ) -> AutoResult: # Its `classifier` is calibrated and ready
     "Find the best classifier for labelled tweets within a budget of time"
     if not (isinstance(minutes, Real) and minutes > 0):
@@ -628,7 +651,9 @@ def train(
         if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed) if search.plain else 'tweeteval'
         some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some)
-        for candidate in candidates: try_candidate(search, candidate, reserve)
+        if engine == 'ray': _try_on_ray(search, candidates, reserve)
+        else:
+            for candidate in candidates: try_candidate(search, candidate, reserve)
         _other_seeds(search, candidates, reserve)
     except KeyboardInterrupt:
         if not search.found: raise
