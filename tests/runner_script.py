@@ -78,7 +78,8 @@ if __name__ == '__main__':
         elif what == 'killed':
             learn = make()
             die = sys.argv[3] == 'die' and not os.path.exists(f'{out}/died')              # once
-            fit(learn, 2, [Checkpoint(f'{out}/run', steps=3), *([DieAt(8, 1)] if die else [])])
+            where = f'file://{out}/run' if os.path.exists(f'{out}/in-store') else f'{out}/run'
+            fit(learn, 2, [Checkpoint(where, steps=3), *([DieAt(8, 1)] if die else [])])
             res,weights = {},dict(learn.model.state_dict())
         else:
             learn = make()

@@ -62,6 +62,24 @@ def test_pack_keeps_everything(o):
     back = unpack(json.loads(json.dumps(pack(o, tensors))), tensors)
     assert back == o and repr(back) == repr(o)
 
+def test_a_run_goes_on_from_a_store_when_its_machine_is_lost(tmp_path, monkeypatch):
+    import shutil
+    from tweetnb.train import checkpoint
+    monkeypatch.setenv('TWEETNB_CACHE', str(tmp_path/'cache'))
+    calm,url = outcome(train(make(tmp_path/'calm'))), f'file://{tmp_path}/store/run'
+    send,sent = checkpoint._send, []
+    def die_in_the_fifth(*args):
+        sent.append(args)
+        if len(sent) == 5: raise KeyboardInterrupt
+        send(*args)
+    with monkeypatch.context() as m, pytest.raises(KeyboardInterrupt):
+        m.setattr(checkpoint, '_send', die_in_the_fifth)
+        train(make(url))
+    shutil.rmtree(tmp_path/'cache')
+    assert outcome(train(make(url))) == calm
+    kinds = sorted(o.name.partition('-')[0] for o in (tmp_path/'store'/'run').iterdir())
+    assert kinds == ['best', 'checkpoint']                  # what is older is deleted there as well
+
 # --- the helper: forks a child for every line on its standard input
 
 def child(job):

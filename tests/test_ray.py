@@ -58,6 +58,7 @@ def home(tmp_path_factory):
     home = tmp_path_factory.mktemp('ray')
     for name in 'ray', 'torchrun', 'calm', 'killed': (home/name).mkdir()
     (home/'script.py').write_text(SCRIPT)
+    (home/'killed'/'in-store').touch()
     split_tweets(read_tweets(sample_path('tweets.csv'))).to_parquet(home/'df.parquet')
     (home/'job.py').write_text(CODE)
     command = [sys.executable, home/'job.py', home, Path(__file__).parent]
@@ -88,6 +89,7 @@ def test_a_comparison_on_ray_is_the_one_in_sequence(home):
 
 
 def test_a_killed_process_is_replaced_and_the_weights_are_those_of_an_undisturbed_run(home):
+    "The killed one's checkpoints lie in a store, those of the other in a folder"
     assert (home/'killed'/'died').exists() and not (home/'calm'/'died').exists()
     for rank in 0, 1:
         mine, other = (load_file(home/o/f'killed{rank}.safetensors') for o in ('killed', 'calm'))

@@ -17,7 +17,7 @@ import pandas as pd
 from fastcore.basics import patch
 from sklearn.model_selection import StratifiedKFold
 
-from .core import TweetnbError, atomic_path, cache_path, fingerprint, first_line, versions
+from .core import TweetnbError, atomic_path, cache_path, fingerprint, first_line, is_remote, versions
 from .data.clean import Cleaner
 from .data.read import read_tweets
 from .data.split import drop_leaks, kfold_tweets, leak_notes, split_tweets
@@ -635,6 +635,8 @@ def train(
     if not (isinstance(minutes, Real) and minutes > 0):
         raise TweetnbError(f'minutes={minutes!r} is not a number above 0', remedy='Write minutes=10.')
     check_engine(engine)
+    if is_remote(checkpoints):
+        raise TweetnbError('a search keeps its candidates in a folder', path=checkpoints, remedy='Give no URL.')
     if out is not None: check_writable(out)
     resolve_device(device)
     tables = [_table(o, problem_type) for o in (data, valid, test)]

@@ -41,7 +41,7 @@ def train(
     single:Annotated[bool, Option('--single', help='Of auto: one fast model, taught by the best.')] = False,
     minutes:Minutes = 10, epochs:Epochs = None, change:Changes = None, seed:Seed = 42, device:Device = 'auto',
     processes:Annotated[int, Option('--processes', min=1, help='Share every batch among processes.')] = 1,
-    checkpoints:Annotated[Path|None, Option('--checkpoints', help='Keep the state here, and resume it.')] = None,
+    checkpoints:Annotated[Path|None, PlaceOption('--checkpoints', help='Keep the state here, and resume it.')] = None,
     store:Annotated[Path|None, Option('--store', help='Keep tokens here, and no table in memory.')] = None,
     workers:Annotated[int, Option('--workers', min=1, help='Processes that make the tokens.')] = 1,
     text:TextColumn = None, label:LabelColumn = None, delim:LabelDelim = None, names:Names = None,

@@ -25,7 +25,7 @@ from filelock import FileLock, Timeout
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
-from ..core import TweetnbError, atomic_path, fingerprint, versions
+from ..core import TweetnbError, as_path, atomic_path, cache_path, fingerprint, is_remote, versions
 from .callbacks import rng_state, set_rng_state
 
 # %% ../../nbs/43_checkpoint.ipynb #c4cfe14c
@@ -230,18 +230,23 @@ def write_checkpoint(
     return path
 
 # %% ../../nbs/43_checkpoint.ipynb #0e784376
+def _working_folder(url):
+    "Where a process has its copy of the checkpoints in a store"
+    return cache_path('checkpoints', f'{fingerprint(str(url))}-{rank_distrib()}')
+
 class Checkpoint(Callback):
     "Keep the last and the best state of training in a folder, and resume from it"
     order,run_valid,remove_on_fetch,only_watches,active = 95,False,True,True,False
     def __init__(self,
-        folder:str|Path, # A folder for this run alone
+        folder:str|Path, # A folder for this run alone; the URL of one in a store, where several machines train
         steps:int|None=None, # Also save every so many steps
         seconds:float|None=300, # Also save after so many seconds
         monitor:str='valid_loss', # The metric that decides which epoch is best
         comp:Callable|None=None, # `np.less` or `np.greater` (default: `np.less` for losses and error rates)
         load_best:bool=False # Load the best weights at the end, instead of keeping the last?
     ):
-        self.folder = Path(folder)
+        self.store = as_path(folder) if is_remote(folder) else None
+        self.folder = Path(folder) if self.store is None else _working_folder(folder)
         self.every_steps = steps
         self.every_seconds = seconds
         self.monitor = monitor
@@ -298,6 +303,7 @@ def save(self:Checkpoint,
         write_checkpoint(self.folder/f'checkpoint-{self.number:06}', state, **tensors)
         self._keep_best()
         for old in _checkpoints(self.folder)[:-1]: shutil.rmtree(old, ignore_errors=True)
+        if self.store: self._upload()
     self.saved_at = time.monotonic()
     self.end_saved = done
 
@@ -326,6 +332,46 @@ def _keep_best(self:Checkpoint):
             (tmp/'state.json').write_text(json.dumps(self.best), encoding='utf-8')
     for old in _checkpoints(self.folder, 'best'):
         if old != best and best.exists(): shutil.rmtree(old, ignore_errors=True)
+
+# %% ../../nbs/43_checkpoint.ipynb #d00a2079
+@contextmanager
+def _in_store(path, what):
+    "Report what a store answers as invalid input"
+    try: yield
+    except OSError as e:
+        remedy = 'Check the URL and the network; the same command goes on from the last checkpoint there.'
+        raise TweetnbError(f'cannot {what} the checkpoint ({e})', path=path, remedy=remedy) from e
+
+@patch
+def _upload(self:Checkpoint):
+    "Send what the store does not have, and delete there what is no longer here"
+    with _in_store(self.store, 'write'): _send(self.folder, self.store)
+
+def _send(here, store):
+    from pyarrow.fs import LocalFileSystem, copy_files
+    kept = [o for kind in ('checkpoint', 'best') for o in _checkpoints(here, kind)]
+    for folder in kept:
+        there = store/folder.name
+        if (there/'state.json').exists(): continue
+        there.mkdir()
+        for file in sorted(folder.iterdir(), key=lambda o: o.name == 'state.json'):
+            copy_files(str(file), (there/file.name).path, LocalFileSystem(), there.fs)
+    for there in (*store.glob('checkpoint-[0-9]*'), *store.glob('best-[0-9]*')):
+        if there.name not in {o.name for o in kept}: there.rmtree()
+
+@patch
+def _fetch(self:Checkpoint):
+    "Replace what is here by what the store has"
+    with _in_store(self.store, 'read'):
+        for kind in ('checkpoint', 'best'): _receive(self.store, self.folder, kind)
+
+def _receive(store, here, kind):
+    from pyarrow.fs import LocalFileSystem, copy_files
+    for old in _checkpoints(here, kind): shutil.rmtree(old)
+    whole = [o for o in store.glob(f'{kind}-[0-9]*') if (o/'state.json').exists()]
+    for there in whole[-1:]:
+        with atomic_path(here/there.name, folder=True) as tmp:
+            copy_files(there.path, str(tmp), there.fs, LocalFileSystem())
 
 # %% ../../nbs/43_checkpoint.ipynb #23406142
 @patch
@@ -365,6 +411,7 @@ def _start(self:Checkpoint):
     self.saved_at = time.monotonic()
     self.description = run_description(self.learn)
     last = _from_first(_newest(self.folder))
+    if last: last = self.folder/last.name                        # each process may have a copy of its own
     state = _read(last, 'state.json') if last else None
     if state: self.number,self.best = state['n'],state['best']
     if not state or state['fit'] < self.fit_number:
@@ -451,6 +498,7 @@ def running(self:Checkpoint) -> Iterator[range]: # The remaining epochs
     lock = self._lock()
     try:
         self._check_learner()
+        if self.store: self._fetch()
         self.active = True
         start = self._start()
         first = self.n_epoch if start is None else start
@@ -459,7 +507,9 @@ def running(self:Checkpoint) -> Iterator[range]: # The remaining epochs
             self._note_best()
             self.save(done=True, epoch=self.epoch + 1)
         self.fit_done = True
-        if self.load_best and start is not None: load_checkpoint(self.learn, self.folder, best=True)
+        if self.load_best and start is not None:
+            if self.store and _from_first(True) and rank_distrib(): self._fetch()
+            load_checkpoint(self.learn, self.folder, best=True)
     finally:
         self.active = False
         if lock: lock.release()
