@@ -362,6 +362,7 @@ def _send(here, store):
 @patch
 def _fetch(self:Checkpoint):
     "Replace what is here by what the store has"
+    self.folder.mkdir(parents=True, exist_ok=True)
     with _in_store(self.store, 'read'):
         for kind in ('checkpoint', 'best'): _receive(self.store, self.folder, kind)
 
