@@ -459,9 +459,9 @@ def _other_seeds(search, candidates, reserve, seeds=2):
         try_candidate(search, replace(best, name=f'{best.name}, seed {i + 1}', seed=i, share=1.), reserve)
 
 # %% ../nbs/56_auto.ipynb #135d8df8
-def _try_apart(df, metric, seconds, seed, device, folder, candidate, reserve):
-    "Try one candidate in a search of its own; return its row"
-    search = Search(df, metric, seconds/60, seed, device, checkpoints=folder, engine='ray')
+def _try_apart(df, metric, end, seed, device, folder, candidate, reserve):
+    "Try one candidate in a search of its own, which has the time until `end`; return its row"
+    search = Search(df, metric, (end - time.time())/60, seed, device, checkpoints=folder, engine='ray')
     try_candidate(search, candidate, reserve)
     return search.rows[-1]
 
@@ -471,11 +471,12 @@ def _try_on_ray(search, candidates, reserve):
         search.temporary = tempfile.TemporaryDirectory(prefix='tweetnb.')       # as long as the search
         search.checkpoints = Path(search.temporary.name)
     earlier = [_place(search, o.name).is_dir() for o in candidates]
-    known = search.df, search.metric, search.left, search.seed, search.device, search.checkpoints.absolute()
+    end = time.time() + search.left                         # also for what waits for a free core
+    known = search.df, search.metric, end, search.seed, search.device, search.checkpoints.absolute()
     rows = each_on_ray(_try_apart, [(*known, o, reserve) for o in candidates], search.device)
     for candidate,before,row in zip(candidates, earlier, rows):
         if _restore(search, candidate.name, before): continue
-        if row['score'] == row['score']:
+        if not math.isnan(row['score']):
             raise TweetnbError(f'{candidate.name} was trained by another machine', path=search.checkpoints,
                                remedy='Give checkpoints=… in a folder that all machines see.')
         search.add(**row)

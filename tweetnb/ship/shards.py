@@ -285,7 +285,9 @@ def _workplace(out, job):
     except Timeout as e:
         raise TweetnbError('another process is at work here', path=work, remedy='Wait for it.') from e
 
-def _remove(folder): folder.rmtree() if isinstance(folder, StorePath) else shutil.rmtree(folder, ignore_errors=True)
+def _remove(folder):
+    if isinstance(folder, StorePath): folder.rmtree()
+    else: shutil.rmtree(folder, ignore_errors=True)
 
 # %% ../../nbs/37_shards.ipynb #d69db1e1
 def _check_columns(entries):

@@ -361,7 +361,8 @@ def _send(here, store):
 
 @patch
 def _fetch(self:Checkpoint):
-    "Replace what is here by what the store has"
+    "Replace what is here by what the store has, once the first process has sent what it saved last"
+    _from_first(True)
     self.folder.mkdir(parents=True, exist_ok=True)
     with _in_store(self.store, 'read'):
         for kind in ('checkpoint', 'best'): _receive(self.store, self.folder, kind)
@@ -509,7 +510,7 @@ def running(self:Checkpoint) -> Iterator[range]: # The remaining epochs
             self.save(done=True, epoch=self.epoch + 1)
         self.fit_done = True
         if self.load_best and start is not None:
-            if self.store and _from_first(True) and rank_distrib(): self._fetch()
+            if self.store: self._fetch()
             load_checkpoint(self.learn, self.folder, best=True)
     finally:
         self.active = False
