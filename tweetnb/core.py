@@ -144,6 +144,7 @@ class StorePath:
         try: self.fs.delete_dir(self.path)
         except FileNotFoundError: pass
 
+# %% ../nbs/00_core.ipynb #f8a6c528
 def as_path(
     path:str|Path # Of a file or folder, or a URL such as 's3://bucket/folder'
 ) -> Path: # Or a `StorePath`
