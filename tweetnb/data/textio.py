@@ -122,7 +122,8 @@ def summary(self:ReadReport,
     for reason,n in self['rejected'].items():
         lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)
         more = ', …' if n > len(lines) else ''
-        text += f"\n  {n:,} rejected: {reason} (line {', '.join(map(str, lines))}{more})"
+        text += f"\n  {n:,} rejected: {reason}"
+        if len(lines): text += f" (line {', '.join(map(str, lines))}{more})"
     return text
 
 # %% ../../nbs/02_textio.ipynb #6a834d17

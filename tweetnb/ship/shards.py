@@ -313,9 +313,11 @@ def _answer(task, found, workers, engine):
             bar.update(entry['rows'])
 
 # %% ../../nbs/37_shards.ipynb #794a99e5
+def _empty_report(found): return ReadReport(found.name, '+'.join(dict.fromkeys(o.kind for o in found.sources)))
+
 def _report(work, found):
     "The read report of all files"
-    total = ReadReport(found.name, '+'.join(dict.fromkeys(o.kind for o in found.sources)))
+    total = _empty_report(found)
     notes = _notes(work, len(found.sources))
     if found.limit is None and len(notes) < len(found.sources):
         raise TweetnbError('not all files were read to their end', path=work, remedy='Repeat the command.')
@@ -371,11 +373,14 @@ def _finish(work, out, found, **known):
 
 def _is_folder(out): return not out.suffix or out.is_dir()
 
-def _published(out, job):
-    "The manifest of a folder that this very job has made, if there is one"
+def _published(out, job, found):
+    "What the manifest of a folder says that this very job has made, with a report of its counts; `None` if there is none"
     file = out/'manifest.json'
-    found = _read_json(file) if file.exists() else {}
-    return found if None not in job.values() and found.get('job') == job else None
+    res = _read_json(file) if file.exists() else {}
+    if None in job.values() or res.get('job') != job: return None
+    report = _empty_report(found)
+    report.update({o: res[o] for o in ('read', 'kept', 'rejected')})
+    return {**res, 'report': report}
 
 # %% ../../nbs/37_shards.ipynb #5818e482
 _much = 32 << 20 # Bytes; some three hundred thousand tweets
@@ -432,7 +437,7 @@ def predict_file(
         from tweetnb.data.datasets import _check_replaceable
         _check_replaceable(out)
     with _workplace(out, job) as work:
-        res = _published(out, job)
+        res = _published(out, job, found)
         if not res:
             how = _choose_backend(predict, found, work, workers) if backend == 'auto' else dict(backend=backend)
             predict.backend = how['backend']
