@@ -132,7 +132,8 @@ def ladder(
     encoder:str|None=None, # Folder or name of a transformer; default: none
     cleaner:str|None='tweeteval', # Preset of `Cleaner`
     packaged:str|None=None, # Folder of the packaged tweet encoder
-    texts:list=() # Some training tweets, to see whether the packaged encoder knows their words
+    texts:list=(), # Some training tweets, to see whether the packaged encoder knows their words
+    few:bool=False # So few tweets that a transformer learns more from pairs of them?
 ) -> list: # Cheap ones first, then those that make the most of the time that is left
     "List the candidates"
     weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.), tol=1e-3)
@@ -149,16 +150,21 @@ def ladder(
         clean = cleaner if _knows_emoji(encoder) else named.get(cleaner, cleaner)
         start = dict(pretrained=encoder, params=dict(head='mean'), cleaner=clean)
         found.append(Candidate('transformer, linear head', default_config('bert', probe='only', **start), 'probe', .25))
+        pairs = Candidate('transformer, contrast', default_config('bert', probe='contrast', **start), 'steps')
+        if few: found.append(pairs)
         found.append(Candidate('transformer, fine-tuned', default_config('bert', probe='first', **start), 'steps'))
     if packaged:
         found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', probe='first', **small), 'steps'))
     return found
 
+# %% ../nbs/56_auto.ipynb #c80822e8
+_pairs = 1000 # With more training tweets than this, pairs are not tried
+
 # %% ../nbs/56_auto.ipynb #8b1884a8
-_aims = dict(subword=(3, 10, 1200), bert=(2, 6, 300))      # epochs, at least and at most; steps
+_aims = dict(subword=(3, 10, 1200), bert=(2, 6, 300), contrast=(2, 20, 60))      # epochs, least and most; steps
 
 def plan_epochs(
-    model:str, # 'subword' or 'bert'
+    model:str, # 'subword', 'bert', or 'contrast'
     steps:int # Steps of one epoch
 ) -> int:
     "Choose the epochs that give a model enough steps"
@@ -174,7 +180,8 @@ def fit_to_time(
     "Choose epochs for a budget of time; the clock ends the last one"
     affordable = budget/(n*per_tweet)                       # epochs
     if affordable*n < min(n, 3000): return None
-    epochs = min(plan_epochs(config.model, math.ceil(n/config.bs)), math.ceil(affordable))
+    aim = 'contrast' if config.probe == 'contrast' else config.model
+    epochs = min(plan_epochs(aim, math.ceil(n/config.bs)), math.ceil(affordable))
     config = replace(config, epochs=epochs, seconds=round(budget, 1))
     if affordable >= 1: return config
     limit = min(n, int(1.5*affordable*n))                   # more than are expected to be read in time
@@ -653,7 +660,8 @@ def train(
     try:
         if cleaner == 'auto': cleaner = choose_cleaner(search.train, seed=seed) if search.plain else 'tweeteval'
         some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
-        candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some)
+        few = search.plain and len(search.train) <= _pairs
+        candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some, few)
         if engine == 'ray': _try_on_ray(search, candidates, reserve)
         else:
             for candidate in candidates: try_candidate(search, candidate, reserve)

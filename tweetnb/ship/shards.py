@@ -374,7 +374,7 @@ def _finish(work, out, found, **known):
 def _is_folder(out): return not out.suffix or out.is_dir()
 
 def _published(out, job, found):
-    "What the manifest of a folder says that this very job has made, with a report of its counts; `None` if there is none"
+    "What the manifest of a folder that this very job has made says, with a report; `None` if there is no such folder"
     file = out/'manifest.json'
     res = _read_json(file) if file.exists() else {}
     if None in job.values() or res.get('job') != job: return None

@@ -45,7 +45,7 @@ from .callbacks import TimeLimit
 from .devices import active_runner, runner
 from .encoders import encoder_path
 from .learner import TweetLearner, default_lr, tweet_learner
-from .losses import class_weights, tweet_loss
+from .losses import ContrastiveLoss, class_weights, tweet_loss
 from .probe import fit_head
 
 # %% ../../nbs/50_fit.ipynb #732b6110
@@ -70,7 +70,8 @@ class Config:
     class_weight:str|None = None # 'balanced' to weigh rare labels up in the loss
     clip:float|None = None # Largest norm of the gradient
     patience:int|None = None # Stop after this many epochs without a better validation loss
-    probe:str|None = None # Fit a linear head on the frozen encoder: 'only' that, or 'first' and then train everything
+    probe:str|None = None # Fit a linear head on the encoder: 'only' that, 'first' and then train everything, or after a
+    # training by 'contrast'
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
     windows:str|None = None # Read longer texts in windows, joined by one of `POOLINGS`, instead of cutting
@@ -86,6 +87,7 @@ _defaults = {
     'rnn': dict(clip=3.), 'stacked_birnn': dict(clip=3.),                       # without gates, gradients explode
     'bert': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
+_contrast = dict(lr=1e-4, head_lr=None, batches='stratify')               # no tweet twice in a batch
 _positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds stride'.split())
 
 def _frozen(pretrained):
@@ -113,6 +115,7 @@ def default_config(
         if value is None or isinstance(value, Real) and value > 0: continue
         raise TweetnbError(f'{name}={value!r} is not a number above 0', remedy="Leave it out for the model's default.")
     usual = {'lr': default_lr(model), **_defaults.get(model, {}), **frozen}
+    if changes.get('probe') == 'contrast': usual |= _contrast
     params = {**usual.get('params', {}), **changes.get('params', {})}
     return Config(model, **{**usual, **changes, 'params': params})
 
@@ -394,6 +397,8 @@ def fit(
     numbers = problem_of(df['label'])
     if config.class_weight and numbers:
         raise TweetnbError('numbers have no class_weight', remedy='Leave it out: every tweet counts the same.')
+    if config.probe not in (None, 'only', 'first', 'contrast'):
+        raise TweetnbError(f'unknown probe {config.probe!r}', remedy='Choose only, first or contrast.')
     known = ('mean',) if numbers else POOLINGS
     if config.windows not in (None, *known):
         raise TweetnbError(f'unknown windows {config.windows!r}', remedy=f"Choose from {', '.join(known)}.")
@@ -443,11 +448,26 @@ def _fit_files(config, path, seed, cbs, device, quiet, report, **kwargs):
     return TrainResult(config, seed, classifier, held, time.perf_counter() - start, learn.history(), learn)
 
 # %% ../../nbs/50_fit.ipynb #f326e10f
+def _train(config, learn, cbs, quiet):
+    "Train a learner, with a bar and a table of epochs unless `quiet`"
+    if not quiet: return config.train(learn, cbs)
+    with learn.no_bar(), learn.no_logging(): config.train(learn, cbs)
+
+def _train_contrast(config, learn, cbs, quiet):
+    "Train the encoder of a learner by contrast; its head waits"
+    head,loss,metrics = learn.model.head, learn.loss_func, learn.metrics
+    learn.model.head,learn.loss_func,learn.metrics = torch.nn.Identity(), ContrastiveLoss(), []
+    try: _train(config, learn, cbs, quiet)
+    finally:
+        learn.model.head,learn.loss_func,learn.metrics = head, loss, metrics
+        learn.opt = None                                    # it knows nothing of the head
+
 def _fit_network(config, loaders, seed, cbs, device, quiet, head=None, train=None):
     "Train a network; return its classifier and its learner"
     place,precision = _precision(config, device)
     with place:
         learn = config.learner(loaders(), seed, device=device)
+        if config.probe == 'contrast': _train_contrast(config, learn, cbs, quiet)
         classifier = learn.classifier()
         classifier.precision = precision
         if head: learn.model.head.load_state_dict(head.model.head.state_dict())
@@ -455,9 +475,8 @@ def _fit_network(config, loaders, seed, cbs, device, quiet, head=None, train=Non
             if config.windows: classifier.windows = config.windows, config.stride
             fit_head(classifier, train, train['label'], config.class_weight, seed)
         if config.probe == 'only': return classifier, None
-        if quiet:
-            with learn.no_bar(), learn.no_logging(): config.train(learn, cbs)
-        else: config.train(learn, cbs)
+        if config.probe == 'contrast': return classifier, learn
+        _train(config, learn, cbs, quiet)
     classifier = learn.classifier()
     classifier.precision = precision
     return classifier, learn
