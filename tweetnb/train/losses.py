@@ -75,7 +75,8 @@ class ContrastiveLoss(nn.Module):
     ) -> Tensor: # Mean over labels of two tweets or more; 0 if there is none
         unit = F.normalize(vectors.float(), dim=1)
         itself = torch.eye(len(y), dtype=torch.bool, device=y.device)
-        logits = (unit @ unit.T/self.temperature).masked_fill(itself, -1e9)
+        logits = (unit @ unit.T).float()/self.temperature   # a product may be in half precision
+        logits = logits.masked_fill(itself, -1e9)
         partner = (y[:,None] == y) & (y[:,None] >= 0) & ~itself
         n = partner.sum(1)
         loss = -(F.log_softmax(logits, 1)*partner).sum(1)/n.clamp(min=1)
