@@ -150,8 +150,9 @@ def ladder(
         clean = cleaner if _knows_emoji(encoder) else named.get(cleaner, cleaner)
         start = dict(pretrained=encoder, params=dict(head='mean'), cleaner=clean)
         found.append(Candidate('transformer, linear head', default_config('bert', probe='only', **start), 'probe', .25))
-        pairs = Candidate('transformer, contrast', default_config('bert', probe='contrast', **start), 'steps')
-        if few: found.append(pairs)
+        if few:
+            pairs = default_config('bert', probe='contrast', **start)
+            found.append(Candidate('transformer, contrast', pairs, 'steps'))
         found.append(Candidate('transformer, fine-tuned', default_config('bert', probe='first', **start), 'steps'))
     if packaged:
         found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', probe='first', **small), 'steps'))
