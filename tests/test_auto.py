@@ -5,8 +5,10 @@ import pandas as pd
 import pytest
 
 import tweetnb as tn
-from tweetnb.auto import Search, _affordable_words
+from tweetnb import auto
+from tweetnb.auto import Search, _affordable_words, ladder, make_splits
 from tweetnb.core import TweetnbError, sample_path
+from tweetnb.train.encoders import encoder_path
 from tweetnb.train.fit import default_config
 
 job = """
@@ -86,3 +88,28 @@ def test_a_label_so_rare_that_a_sample_lacks_it():
     search = Search(pd.concat([train, train[:50].assign(split='valid')], ignore_index=True), 'macro_f1', 1)
     config = default_config('tfidf')
     assert _affordable_words(search, config) is config
+
+
+def test_of_many_tweets_no_more_validate_than_are_needed():
+    df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(120_000)], label=['a', 'b', 'c', 'c']*30_000))
+    assert make_splits(df)['split'].value_counts().to_dict() == dict(train=107_000, valid=3_000, test=10_000)
+    counts = make_splits(df[:20_000])['split'].value_counts()
+    assert counts['test'] == 2_000 and counts['valid'] == 1_800
+
+
+@pytest.mark.parametrize('slow', ['transformer, fine-tuned', 'none'])
+def test_a_transformer_too_slow_for_all_tweets_waits_for_the_small_encoder(monkeypatch, slow):
+    tried = []
+    monkeypatch.setattr(auto, 'try_candidate', lambda search, candidate, reserve: tried.append(candidate))
+    monkeypatch.setattr(auto, '_reads_few', lambda search, candidate, reserve: candidate.name == slow)
+    auto._try_in_turn(None, ladder('all-MiniLM-L6-v2', packaged=encoder_path()), 0)
+    last = ['tweet encoder, fine-tuned', 'transformer, fine-tuned']
+    assert [o.name for o in tried[-2:]] == (last[::-1] if slow == 'none' else last)
+
+
+def test_networks_of_whole_words_come_before_a_transformer_that_cuts_them():
+    tunisian = ['bravo 3lik weldi rabi m3ak', 'barcha 7keya fergha w b3ida 3al we9i3']
+    names = [o.name for o in ladder(encoder_path(), packaged=encoder_path(), texts=tunisian)]
+    assert names[2:5] == ['word pieces', 'word pieces, seed 2', 'transformer, linear head']
+    english = [o.name for o in ladder(encoder_path(), packaged=encoder_path(), texts=['such a lovely day today'])]
+    assert not any(o.startswith('word pieces') for o in english)

@@ -41,6 +41,7 @@ from .train.probe import fit_head
 
 # %% ../nbs/56_auto.ipynb #fe8685e7
 _few = 5000 # Below this many tweets candidates are cross-validated
+_most_valid,_most_test = 3000, 10_000 # Tweets of our own splits, at most
 
 def make_splits(
     df:pd.DataFrame, # `text`, `label`, perhaps `split`
@@ -67,13 +68,13 @@ def make_splits(
         raise TweetnbError(f'the tweets have {what}', remedy='A classifier needs at least two.')
     if plain and not numbers: df['label'] = df['label'].astype('category')
     own_valid = not (df['split'] == 'valid').any()
-    share = .2 if len(df) < _few else .1
+    share = .2 if len(df) < _few else min(.1, _most_test/len(df))
     df = split_tweets(df, valid=0, test=share, seed=seed)
     if folds and own_valid and (df['split'] != 'test').sum() < _few:
         counts = df.loc[df['split'] == 'train', 'label'].explode().value_counts()
         smallest = 5 if numbers else counts[counts > 0].min()
         df = kfold_tweets(df, int(np.clip(smallest, 2, 5)), seed)
-    else: df = split_tweets(df, valid=.1, seed=seed)
+    else: df = split_tweets(df, valid=min(.1, _most_valid/max((df['split'] == 'train').sum(), 1)), seed=seed)
     df = drop_leaks(df)
     df.attrs |= {k: v for k,v in attrs.items() if k == 'read'}
     df.attrs['own_valid'] = own_valid
@@ -113,6 +114,10 @@ class Candidate:
     share:float = 1. # Most of the budget that it may take
     seed:int = 0 # Added to the seed of the search
 
+def _again(candidate, seed):
+    "A candidate with another seed"
+    return replace(candidate, name=f'{candidate.name}, seed {seed + 1}', seed=seed)
+
 # %% ../nbs/56_auto.ipynb #15d87acb
 _longest = 512 # Tokens that a network reads, at most
 
@@ -121,11 +126,12 @@ def _knows_emoji(encoder):
     try: return TweetTokenizer.pretrained(encoder).unknown_rate(['😂', '❤']) == 0
     except TweetnbError: return True                        # the candidate itself will say what is wrong
 
-def _pieces_per_word(encoder, texts):
-    "Pieces into which the tokenizer of an encoder cuts a word, on average"
-    tokenizer = default_config('bert', pretrained=str(encoder)).make_tokenizer([])
+def _cuts_words(encoder, texts):
+    "Does the tokenizer of an encoder cut a word into more than two pieces, on average?"
+    try: tokenizer = default_config('bert', pretrained=str(encoder)).make_tokenizer([])
+    except TweetnbError: return False
     words = sum(len(o.split()) for o in texts)
-    return tokenizer.encode(texts, max_len=_longest).lengths.sum()/max(words, 1)
+    return tokenizer.encode(texts, max_len=_longest).lengths.sum() > 2*max(words, 1)
 
 # %% ../nbs/56_auto.ipynb #e16cf047
 def ladder(
@@ -136,11 +142,13 @@ def ladder(
     few:bool=False # So few tweets that a transformer learns more from pairs of them?
 ) -> list: # Cheap ones first, then those that make the most of the time that is left
     "List the candidates"
-    weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.), tol=1e-3)
+    weight,words = dict(cleaner=cleaner), dict(chars=True, C=(1., 4.))
     found = [Candidate('TF-IDF', default_config('tfidf', params=words, **weight)),
              Candidate('n-grams', default_config('ngram', max_len=1024, **weight))]
-    if packaged and _pieces_per_word(packaged, texts) > 2:
-        found.append(Candidate('word pieces', default_config('subword', **weight), 'steps', .5))
+    if packaged and _cuts_words(packaged, texts):
+        pieces = Candidate('word pieces', default_config('subword', **weight), 'steps', .5)
+        found.append(pieces)
+        if encoder and _cuts_words(encoder, texts): found.append(_again(pieces, 1))
         packaged = None
     small = dict(pretrained=packaged, tokens='pretrained', **weight)
     if packaged:
@@ -163,6 +171,7 @@ _pairs = 1000 # With more training tweets than this, pairs are not tried
 
 # %% ../nbs/56_auto.ipynb #8b1884a8
 _aims = dict(subword=(3, 10, 1200), bert=(2, 6, 300), contrast=(2, 20, 60))      # epochs, least and most; steps
+_spare = 1.5 # Tweets laid out for a training that the clock ends, for each that it is expected to read
 
 def plan_epochs(
     model:str, # 'subword', 'bert', or 'contrast'
@@ -185,7 +194,7 @@ def fit_to_time(
     epochs = min(plan_epochs(aim, math.ceil(n/config.bs)), math.ceil(affordable))
     config = replace(config, epochs=epochs, seconds=round(budget, 1))
     if affordable >= 1: return config
-    limit = min(n, int(1.5*affordable*n))                   # more than are expected to be read in time
+    limit = min(n, int(_spare*affordable*n))
     return replace(config, limit=limit, probe=None)         # a head fitted first costs a quarter of an epoch
 
 # %% ../nbs/56_auto.ipynb #de588d2e
@@ -222,6 +231,7 @@ class Search:
         self.started = time.perf_counter()
         self.rows = []
         self.found = {}                                     # name -> Found
+        self.paces = {}                                     # a configuration -> seconds per tweet
         dev = df[df['split'] != 'test']
         self.cross = 'fold' in df
         self.valid = dev if self.cross else df[df['split'] == 'valid']
@@ -328,9 +338,12 @@ def _for_length(config, texts):
 # %% ../nbs/56_auto.ipynb #84b42c31
 def _per_tweet(search, config):
     "Seconds that one tweet takes in training, from a few batches"
+    key = json.dumps(config.to_dict(), sort_keys=True)
+    if key in search.paces: return search.paces[key]
     sample = search.train.sample(min(len(search.train), 512), random_state=search.seed)
     table = _as_train(sample, np.arange(len(sample)) < 32)
-    return step_seconds(config, table, search.device, most=max(.02*search.left, .5))/config.bs
+    search.paces[key] = step_seconds(config, table, search.device, most=max(.02*search.left, .5))/config.bs
+    return search.paces[key]
 
 def _affordable_words(search, config):
     "TF-IDF without characters if they would take more than half of the time, by how long a few tweets take"
@@ -454,17 +467,35 @@ def _describe(config, n):
     if config.cleaner in (None, 'emoji_names'): parts.append('links and mentions as written')
     return ', '.join(parts)
 
+# %% ../nbs/56_auto.ipynb #af37a576
+def _reads_few(search, candidate, reserve):
+    "Will a network see less than a fifth of the training tweets?"
+    if candidate.cost != 'steps' or (search.checkpoints and _place(search, candidate.name).is_dir()): return False
+    try: config,_ = _configure(search, candidate, reserve)
+    except Exception: return False                          # its row will say why
+    if config is None or config.limit is None: return False
+    return config.limit/_spare < len(search.train)/5
+
+def _try_in_turn(search, candidates, reserve):
+    "Try one candidate after the other; who can read only few tweets comes last"
+    waiting = []
+    for o in candidates:
+        if _reads_few(search, o, reserve): waiting.append(o)
+        else: try_candidate(search, o, reserve)
+    for o in waiting: try_candidate(search, o, reserve)
+
 # %% ../nbs/56_auto.ipynb #98ab3994
 def _other_seeds(search, candidates, reserve, seeds=2):
     "Train the best fine-tuned candidate with other seeds as well, if there is time"
-    tuned = [o for o in candidates if o.cost == 'steps' and o.name in search.found]
+    tuned = [o for o in candidates if o.cost == 'steps' and not o.seed and o.name in search.found]
     if not tuned: return
     scores = {o['candidate']: o['score'] for o in search.rows}
     best = max(tuned, key=lambda o: scores[o.name])
-    needed = 1.1*search.found[best.name].seconds
+    needed = .6*search.found[best.name].seconds             # the clock ends it earlier, if need be
     for i in range(1, seeds + 1):
         if search.left - reserve < needed: return
-        try_candidate(search, replace(best, name=f'{best.name}, seed {i + 1}', seed=i, share=1.), reserve)
+        again = _again(best, i)
+        if again.name not in scores: try_candidate(search, again, reserve)
 
 # %% ../nbs/56_auto.ipynb #135d8df8
 def _try_apart(df, metric, end, seed, device, folder, candidate, reserve):
@@ -606,7 +637,7 @@ def _single(search, result):
         return result
     tweets,probs = _lessons(search, result.classifier)
     usual = search.found.get('TF-IDF')
-    params = usual.config.params if usual else dict(chars=True, C=2., tol=1e-3)
+    params = usual.config.params if usual else dict(chars=True, C=2.)
     cleaner = result.classifier.cleaner if usual is None else usual.config.make_cleaner()
     pupil = AutoResult(LinearClassifier(cleaner, seed=search.seed, **params).fit_soft(tweets, probs), search)
     faster = pupil.tweets_per_second/result.tweets_per_second
@@ -663,9 +694,8 @@ def train(
         some = search.train['text'].sample(min(len(search.train), 1000), random_state=seed).tolist()
         few = search.plain and len(search.train) <= _pairs
         candidates = ladder(find_encoder(pretrained), cleaner, encoder_path(), some, few)
-        if engine == 'ray': _try_on_ray(search, candidates, reserve)
-        else:
-            for candidate in candidates: try_candidate(search, candidate, reserve)
+        attempt = _try_on_ray if engine == 'ray' else _try_in_turn
+        attempt(search, candidates, reserve)
         _other_seeds(search, candidates, reserve)
     except KeyboardInterrupt:
         if not search.found: raise

@@ -240,10 +240,13 @@ def _fetched(ref):
 
 def _share(refs, i, k, n):
     "Answer the blocks of a file that are left, or a share of them, with a model that this process keeps"
-    os.environ['TOKENIZERS_PARALLELISM'] = 'false'
-    pa.set_cpu_count(1)
+    _use_one_thread()
     task,found = _fetched(refs[0])                          # in a list, so that Ray does not copy it for each share
     return [task(*block) for block in found.blocks(task.work, i, (k, n))]
+
+def _use_one_thread():
+    os.environ['TOKENIZERS_PARALLELISM'] = 'false'
+    pa.set_cpu_count(1)
 
 def _on_ray(task, found, workers):
     "Yield the entries of blocks as they are done"
@@ -411,6 +414,18 @@ def _bundle_identity(predict):
     files = (o for o in predict.classifier.path.iterdir() if o.is_file())
     return predict.classifier.info.get('seal') or fingerprint(*sorted(files))
 
+def _load_on_ray(predict, workers):
+    "Start Ray, and have its processes import what the bundle needs"
+    ray = _import_ray()
+    workers,each = _actors(ray, predict.device, workers)
+    if isinstance(predict.folder, Classifier): return
+    warm = ray.remote(**each)(_load)
+    for _ in range(workers): warm.remote(predict)
+
+def _load(predict):
+    _use_one_thread()
+    predict.classifier
+
 # %% ../../nbs/37_shards.ipynb #669ab185
 def predict_file(
     folder:Classifier|str|Path, # A classifier, or the folder of a bundle
@@ -431,7 +446,10 @@ def predict_file(
     if engine == 'ray' and found.limit: raise TweetnbError('a limit does not apply to Ray', remedy='Leave it out.')
     predict = BatchPredictor(folder, 'torch', bs, keep, device=device)
     options = json.loads(json.dumps(dict(backend=backend, rows=rows, bs=bs, keep=keep, **kwargs), default=str))
-    job = dict(bundle=_bundle_identity(predict), input=found.identity(), options=options)
+    with ThreadPoolExecutor(1) as pool:
+        identity = pool.submit(_bundle_identity, predict)
+        if engine == 'ray': _load_on_ray(predict, workers)
+    job = dict(bundle=identity.result(), input=found.identity(), options=options)
     if workers is None: workers = _choose_workers(found, predict.classifier) if engine == 'local' else 0
     if _is_folder(out):
         from tweetnb.data.datasets import _check_replaceable
