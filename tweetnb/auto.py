@@ -469,12 +469,12 @@ def _describe(config, n):
 
 # %% ../nbs/56_auto.ipynb #af37a576
 def _reads_few(search, candidate, reserve):
-    "Will a network see less than a fifth of the training tweets?"
+    "Will a network see less than a tenth of the training tweets?"
     if candidate.cost != 'steps' or (search.checkpoints and _place(search, candidate.name).is_dir()): return False
     try: config,_ = _configure(search, candidate, reserve)
     except Exception: return False                          # its row will say why
     if config is None or config.limit is None: return False
-    return config.limit/_spare < len(search.train)/5
+    return config.limit/_spare < len(search.train)/10
 
 def _try_in_turn(search, candidates, reserve):
     "Try one candidate after the other; who can read only few tweets comes last"
