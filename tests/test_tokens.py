@@ -1,5 +1,6 @@
 "The tokenizers, beyond a notebook cell: any text, every emoji, scripts without spaces, pretrained ones, real tweets"
 import gzip, importlib.util, json, pickle, unicodedata
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import emoji
@@ -446,3 +447,15 @@ def test_models_learn_every_script(script, cleaner, model):
     assert made.scores['valid'].accuracy > .8
     cleaned = made.classifier.cleaner.apply(df['text'])
     if model == 'lstm': assert made.classifier.tokenizer.unknown_rate(cleaned) < .05
+
+
+def test_remembered_pieces_change_no_answer():
+    rng,words = np.random.default_rng(0), [f'w{i}' for i in range(3000)]
+    texts = [' '.join(rng.choice(words, 12)) for _ in range(2000)]
+    tok = TweetTokenizer.bpe(texts[:500], 500)
+    def answer(texts): return tok.encode(texts).ids.tolist()
+    expected = [o for text in texts for o in answer([text])]               # one by one nothing is remembered
+    with ThreadPoolExecutor(4) as pool: found = list(pool.map(answer, [texts]*8))
+    assert all(o == expected for o in found) and 0 < tok._pieces.chars < 20_000
+    tok._pieces.chars = 10**7
+    assert answer(texts) == expected and tok._pieces.chars < 20_000        # forgotten, and learnt again

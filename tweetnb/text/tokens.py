@@ -7,7 +7,7 @@ __all__ = ['WORDS', 'POOLINGS', 'tweet_words', 'offsets_of', 'TokenStore', 'Twee
            'hub_reachable', 'fetch_remedy', 'pool_windows']
 
 # %% ../../nbs/10_tokens.ipynb #0815820b
-import json, os, re, urllib.error, urllib.request
+import json, os, re, threading, urllib.error, urllib.request
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable
 from functools import cached_property
@@ -134,6 +134,7 @@ class TweetTokenizer:
         self.tk.encode_special_tokens = True
         special = {i for i,token in self.tk.get_added_tokens_decoder().items() if token.special}
         self.reserved = sorted((special | {pad_id, *self.prefix, *self.suffix}) - {unk_id})
+        self._lock = threading.Lock()
 
     @property
     def facts(self) -> dict:
@@ -151,6 +152,11 @@ class TweetTokenizer:
         tk = Tokenizer.from_str(self.source)
         tk.add_tokens([AddedToken('\n', normalized=False)])
         return tk
+
+    @cached_property
+    def _pieces(self):
+        "What is remembered of the pieces of earlier texts"
+        return _PieceEncoder(self)
 
     def __len__(self): return len(self.vocab)
     def __repr__(self): return f'TweetTokenizer({self.kind}, {len(self):,} tokens)'
@@ -178,12 +184,13 @@ class _PieceEncoder:
         self.forget()
 
     def forget(self):
+        self.chars = 0                                                 # in all pieces
         self.numbers = defaultdict(count().__next__)                   # piece -> its number
         self.known = TokenStore(np.zeros(0, np.int32), offsets_of([]))  # number -> its ids
 
     def __call__(self, texts):
         if self.tok.kind == 'pretrained': return _encode_texts(self.tok.tk, texts)
-        if len(self.numbers) > 1_000_000: self.forget()
+        if self.chars > 8_000_000: self.forget()
         pieces = ''.join(texts) if self.is_chars else self.split(texts)
         numbers = np.fromiter(map(self.numbers.__getitem__, pieces), np.int64, len(pieces))
         self.learn(list(islice(self.numbers, len(self.known), None)))
@@ -199,6 +206,7 @@ class _PieceEncoder:
 
     def learn(self, pieces):
         if not pieces: return
+        self.chars += sum(map(len, pieces))
         new = _encode_texts(self.tok.tk, pieces) if self.is_chars else _encode_words(self.tok.line_tk, pieces)
         self.known = TokenStore.concat([self.known, new])
 
@@ -279,7 +287,11 @@ def encode(self:TweetTokenizer,
 ) -> TokenStore: # In memory, with counts in `.info`
     "Turn texts into ids; every text has at least one token and `pad_id` never occurs"
     texts,encode = to_strings(texts),self.encoder(max_len)
-    return TokenStore.concat([encode(texts[i:i+block]) for i in range(0, len(texts) or 1, block)])
+    mine = len(texts) >= 1000 and self._lock.acquire(blocking=False)     # another thread may be using the pieces
+    if mine: encode.pieces = self._pieces
+    try: return TokenStore.concat([encode(texts[i:i+block]) for i in range(0, len(texts) or 1, block)])
+    finally:
+        if mine: self._lock.release()
 
 # %% ../../nbs/10_tokens.ipynb #7f60b588
 @patch
