@@ -1,7 +1,7 @@
 """Real XLA on the CPU: agreement, compilations, several devices.
 
 Each job of `xla_jobs.py` runs once, in a process of its own, two at a time."""
-import importlib.metadata, importlib.util, json, os, subprocess, sys
+import importlib.metadata, importlib.util, json, os, signal, subprocess, sys, warnings
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,9 +18,12 @@ needs_xla = pytest.mark.skipif(importlib.util.find_spec('torch_xla') is None,
 def job(name, *args):
     env = {**os.environ, 'PJRT_DEVICE': 'CPU', 'USE_TORCH_XLA': '0', 'OMP_NUM_THREADS': '1',
            'TF_CPP_MIN_LOG_LEVEL': '3'}
-    res = subprocess.run([sys.executable, '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name,
-                          *map(str, args)], env=env,
-                         capture_output=True, text=True, timeout=1800)
+    command = [sys.executable, '-X', 'faulthandler', '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name,
+               *map(str, args)]
+    res = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
+    if res.returncode == -signal.SIGSEGV:        # torch_xla 2.9 does so now and then on four virtual devices
+        warnings.warn(f'{name}: torch_xla crashed, and is run again\n{res.stderr[-5000:]}')
+        res = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
     assert res.returncode == 0, res.stderr[-5000:]
     return json.loads(res.stdout.splitlines()[-1])
 
