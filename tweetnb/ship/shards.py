@@ -446,14 +446,14 @@ def predict_file(
     if engine == 'ray' and found.limit: raise TweetnbError('a limit does not apply to Ray', remedy='Leave it out.')
     predict = BatchPredictor(folder, 'torch', bs, keep, device=device)
     options = json.loads(json.dumps(dict(backend=backend, rows=rows, bs=bs, keep=keep, **kwargs), default=str))
+    if _is_folder(out):
+        from tweetnb.data.datasets import _check_replaceable
+        _check_replaceable(out)
     with ThreadPoolExecutor(1) as pool:
         identity = pool.submit(_bundle_identity, predict)
         if engine == 'ray': _load_on_ray(predict, workers)
     job = dict(bundle=identity.result(), input=found.identity(), options=options)
     if workers is None: workers = _choose_workers(found, predict.classifier) if engine == 'local' else 0
-    if _is_folder(out):
-        from tweetnb.data.datasets import _check_replaceable
-        _check_replaceable(out)
     with _workplace(out, job) as work:
         res = _published(out, job, found)
         if not res:

@@ -190,7 +190,7 @@ class _PieceEncoder:
 
     def __call__(self, texts):
         if self.tok.kind == 'pretrained': return _encode_texts(self.tok.tk, texts)
-        if self.chars > 8_000_000: self.forget()
+        if self.chars > 1_000_000: self.forget()
         pieces = ''.join(texts) if self.is_chars else self.split(texts)
         numbers = np.fromiter(map(self.numbers.__getitem__, pieces), np.int64, len(pieces))
         self.learn(list(islice(self.numbers, len(self.known), None)))
