@@ -10,7 +10,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 
 from tweetnb.core import sample_path
 from tweetnb.data.read import read_tweets
-from tweetnb.models.linear import LinearClassifier, Tfidf
+from tweetnb.models.linear import LinearClassifier, Tfidf, _best_strength
 from tweetnb.ship.bundle import load
 
 kinds = {'words': dict(ngram_range=(1, 2), token_pattern=r'\w+|[^\w\s]'),
@@ -72,3 +72,27 @@ def test_several_threads_may_be_the_first_to_ask(tmp_path):
             return fresh.predict_proba(df).to_numpy()
         with ThreadPoolExecutor(8) as pool:
             for got in pool.map(ask, range(8)): np.testing.assert_array_equal(got, want)
+
+
+def test_of_strengths_within_a_standard_error_the_strongest_wins():
+    "Where a sample stands for many tweets; on all tweets the best mean does"
+    from scipy.sparse import csr_matrix
+    from sklearn.base import clone
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_score
+    rng = np.random.default_rng(0)
+    X,y = rng.normal(size=(2000, 40)), rng.integers(0, 2, 2000)
+    X[:, 0] += y                                            # one feature says something, the rest are chance
+    X,strengths,model = csr_matrix(X), (.01, .1, 1, 10), LogisticRegression(tol=1e-3)
+    cv = StratifiedKFold(3, shuffle=True, random_state=0)
+    def scores(X, y): return np.array([cross_val_score(clone(model).set_params(C=C), X, y, scoring='f1_macro', cv=cv)
+                                       for C in strengths])
+    some = np.random.default_rng(0).permutation(2000)[:1500]
+    found = scores(X[some], y[some])
+    best = found.mean(1).argmax()
+    near = found.mean(1) >= found[best].mean() - found[best].std(ddof=1)/3**.5
+    assert near.sum() > 1 and best != near.argmax()         # or this test would not tell the two rules apart
+    assert _best_strength(model, strengths, X, y) == strengths[near.argmax()]
+    some = np.random.default_rng(0).permutation(1500)
+    best = scores(X[some], y[some]).mean(1).argmax()
+    assert _best_strength(model, strengths, X[:1500], y[:1500]) == strengths[best]

@@ -32,7 +32,7 @@ from .models.folder import check_writable
 from .models.linear import LinearClassifier
 from .train.checkpoint import Checkpoint
 from .train.devices import use_runner
-from .train.fit import Config, TrainResult, config_from, default_config, fit, step_seconds
+from .train.fit import HEAD_TWEETS, Config, TrainResult, config_from, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
 from .ship.shards import check_engine, each_on_ray
@@ -362,6 +362,13 @@ def _without_head(search, config, seconds):
     return replace(config, seconds=max(config.seconds - seconds, 1))
 
 # %% ../nbs/56_auto.ipynb #3dd164b2
+def _spoils(config, n, per_tweet, needed, later):
+    "Would a frozen head take the time of a transformer's first epoch, or of any epoch of the packaged encoder?"
+    tuned = fit_to_time(config, n, per_tweet, later)
+    if tuned is None: return False
+    if config.model == 'bert': return later - needed < n*per_tweet
+    return n > HEAD_TWEETS and later - needed < tuned.epochs*n*per_tweet
+
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
     n,folds = len(search.train), _folds(search)
@@ -374,12 +381,11 @@ def _planned(search, candidate, config, reserve):
     if candidate.cost == 'probe':
         needed = per_tweet/4*n + 5 + folds*n/1000
         if needed >= left: return None, f'needs {needed:,.0f} s, {max(left, 0):,.0f} s are left'
-        if config.model != 'bert': return config, None
         later = search.left - reserve - answers             # what fine-tuning has, without this and with it
-        spoilt = fit_to_time(config, n, per_tweet, later/folds) and later - needed < folds*n*per_tweet
-        return (None, f'its {needed:,.0f} s are better spent on fine-tuning') if spoilt else (config, None)
+        if not _spoils(config, n, folds*per_tweet, needed, later): return config, None
+        return None, f'its {needed:,.0f} s are better spent on fine-tuning'
     planned = fit_to_time(config, n, per_tweet, left/folds - 1)
-    if planned is not None: return _without_head(search, planned, per_tweet/4*n), None
+    if planned is not None: return _without_head(search, planned, per_tweet/4*min(n, HEAD_TWEETS)), None
     return None, f'one epoch needs {folds*(n*per_tweet + 1):,.0f} s, {max(left, 0):,.0f} s are left'
 
 def _configure(search, candidate, reserve):
