@@ -21,7 +21,7 @@ def job(name, *args):
     command = [sys.executable, '-X', 'faulthandler', '-W', 'ignore', str(Path(__file__).with_name('xla_jobs.py')), name,
                *map(str, args)]
     res = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
-    if res.returncode == -signal.SIGSEGV:        # torch_xla 2.9 does so now and then on four virtual devices
+    if name == 'shared' and res.returncode == -signal.SIGSEGV:   # torch_xla 2.9, now and then, on four devices
         warnings.warn(f'{name}: torch_xla crashed, and is run again\n{res.stderr[-5000:]}')
         res = subprocess.run(command, env=env, capture_output=True, text=True, timeout=1800)
     assert res.returncode == 0, res.stderr[-5000:]
