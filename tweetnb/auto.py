@@ -32,7 +32,7 @@ from .models.folder import check_writable
 from .models.linear import LinearClassifier
 from .train.checkpoint import Checkpoint
 from .train.devices import use_runner
-from .train.fit import HEAD_TWEETS, Config, TrainResult, config_from, default_config, fit, step_seconds
+from .train.fit import Config, TrainResult, config_from, default_config, fit, step_seconds
 from .train.encoders import encoder_path, find_encoder
 from .ship.bundle import load
 from .ship.shards import check_engine, each_on_ray
@@ -161,9 +161,9 @@ def ladder(
         if few:
             pairs = default_config('bert', probe='contrast', **start)
             found.append(Candidate('transformer, contrast', pairs, 'steps'))
-        found.append(Candidate('transformer, fine-tuned', default_config('bert', probe='first', **start), 'steps'))
+        found.append(Candidate('transformer, fine-tuned', default_config('bert', **start), 'steps'))
     if packaged:
-        found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', probe='first', **small), 'steps'))
+        found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', **small), 'steps'))
     return found
 
 # %% ../nbs/56_auto.ipynb #c80822e8
@@ -194,8 +194,7 @@ def fit_to_time(
     epochs = min(plan_epochs(aim, math.ceil(n/config.bs)), math.ceil(affordable))
     config = replace(config, epochs=epochs, seconds=round(budget, 1))
     if affordable >= 1: return config
-    limit = min(n, int(_spare*affordable*n))
-    return replace(config, limit=limit, probe=None)         # a head fitted first costs a quarter of an epoch
+    return replace(config, limit=min(n, int(_spare*affordable*n)))
 
 # %% ../nbs/56_auto.ipynb #de588d2e
 @dataclass
@@ -288,13 +287,6 @@ def _whole(df):
     train = _as_train(df, False)
     return pd.concat([train, train.iloc[:20].assign(split='valid')], ignore_index=True)
 
-def _fitted_head(search, config):
-    "The classifier that an earlier candidate gave for the same frozen encoder, or `None`"
-    if config.probe != 'first' or search.cross: return None
-    frozen = replace(config, probe='only', seconds=None)
-    same = [o for o in search.found.values() if o.config == replace(frozen, epochs=o.config.epochs)]
-    return same[0].classifier if same else None
-
 # %% ../nbs/56_auto.ipynb #e80ef95a
 def _fold(config, df, fold, seed, device):
     "The probabilities for one fold of a model trained on the others"
@@ -304,7 +296,7 @@ def _try(search, config, seed):
     "Train a configuration; return its classifier and its probabilities on the validation tweets"
     if not search.cross:
         table = pd.concat([search.train, search.valid]).drop(columns='fold', errors='ignore')
-        result = fit(config, table, seed, device=search.device, head=_fitted_head(search, config))
+        result = fit(config, table, seed, device=search.device)
         return result.classifier, result.probs('valid')
     classifier = fit(config, _whole(search.train), seed, device=search.device).classifier
     if config.probe == 'only':
@@ -357,18 +349,15 @@ def _affordable_words(search, config):
     takes = (time.perf_counter() - start)*n/few
     return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/2 else config
 
-def _without_head(search, config, seconds):
-    "A configuration whose clock leaves the time for a head, if that must be fitted first"
-    if config.probe != 'first' or _fitted_head(search, config): return config
-    return replace(config, seconds=max(config.seconds - seconds, 1))
-
 # %% ../nbs/56_auto.ipynb #3dd164b2
+_many = 10_000 # With more training tweets than this, fine-tuning comes before a frozen encoder
+
 def _spoils(config, n, per_tweet, needed, later):
     "Would a frozen head take the time of a transformer's first epoch, or of any epoch of the packaged encoder?"
     tuned = fit_to_time(config, n, per_tweet, later)
     if tuned is None: return False
     if config.model == 'bert': return later - needed < n*per_tweet
-    return n > HEAD_TWEETS and later - needed < tuned.epochs*n*per_tweet
+    return n > _many and later - needed < tuned.epochs*n*per_tweet
 
 def _planned(search, candidate, config, reserve):
     "The configuration that fits into the time left, or `None` and the reason"
@@ -386,7 +375,7 @@ def _planned(search, candidate, config, reserve):
         if not _spoils(config, n, folds*per_tweet, needed, later): return config, None
         return None, f'its {needed:,.0f} s are better spent on fine-tuning'
     planned = fit_to_time(config, n, per_tweet, left/folds - 1)
-    if planned is not None: return _without_head(search, planned, per_tweet/4*min(n, HEAD_TWEETS)), None
+    if planned is not None: return planned, None
     return None, f'one epoch needs {folds*(n*per_tweet + 1):,.0f} s, {max(left, 0):,.0f} s are left'
 
 def _configure(search, candidate, reserve):

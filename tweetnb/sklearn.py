@@ -125,7 +125,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         batches:str|None=None, # 'stratify' or 'balance' the labels within each batch
         clip:float|None=None, # Largest norm of the gradient
         patience:int|None=None, # Stop after this many epochs without a better loss on a tenth, held out
-        probe:str|None=None, # Fit a linear head: 'only' that, 'first', or after a training by 'contrast'
+        probe:str|None=None, # Fit a linear head: 'only' that, or after a training by 'contrast'
         limit:int|None=None # Training tweets, at most
     ):
         store_attr(store_args=False)                           # each under its own name, and nothing else
@@ -161,7 +161,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         bs:int|None=None, # Tweets per batch
         clip:float|None=None, # Largest norm of the gradient
         patience:int|None=None, # Stop after this many epochs without a better loss on a tenth, held out
-        probe:str|None=None, # Fit a linear head: 'only' that, or 'first'
+        probe:str|None=None, # 'only' to fit a linear head and nothing else
         limit:int|None=None # Training tweets, at most
     ):
         store_attr(store_args=False)                           # each under its own name, and nothing else

@@ -278,6 +278,7 @@ def _cut(self:TweetDL):
         b = self.batch(rows, width)
         if i % every == 0: self.dataset.store.release()
         yield b, None if seen is None else _first(rows, seen, len(b[0]))
+    self.dataset.store.release()
 
 # %% ../../nbs/15_block.ipynb #c67fc9b8
 @patch

@@ -62,6 +62,7 @@ def _map(file, dtype, mode='r'):
 # %% ../../nbs/11_store.ipynb #e0f6616d
 def _trim_heap():
     "Give freed memory back to the system; glibc keeps it between what is in use, and batch by batch that grows"
+    pa.default_memory_pool().release_unused()
     try: ctypes.CDLL(None).malloc_trim(0)
     except AttributeError: pass                             # another C library
 
@@ -86,12 +87,12 @@ class MappedStore(TokenStore):
     def lengths(self): return self.maps['sizes'] if 'sizes' in self.maps else super().lengths
 
     def release(self):
-        "Give the memory back of what was read; the files keep it. Every eighth time also what the heap has free"
+        "Give the memory back of what was read; the files keep it. The first time, and every eighth, also the free heap"
         if not hasattr(mmap, 'MADV_DONTNEED'): return
         for o in self.maps.values():
             if isinstance(o, np.memmap): o._mmap.madvise(mmap.MADV_DONTNEED)
-        self.released += 1
         if self.released % 8 == 0: _trim_heap()
+        self.released += 1
 
     def __reduce__(self): return MappedStore, (self.path, False)
 

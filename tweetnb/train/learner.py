@@ -172,11 +172,12 @@ def _training_info(learn):
 
 def _label_counts(ds):
     "Count the tweets of a data set by label"
-    if ds.y is None: counts = []
-    elif ds.multilabel: counts = ds.y.sum(0)
-    elif ds.scale: return {'number': len(ds)}
-    else: counts = sum(np.bincount(o[o >= 0].numpy(), minlength=len(ds.labels)) for o in ds.y.split(2**20))
-    ds.store.release()
+    if ds.y is None: return {}
+    if ds.scale: return {'number': len(ds)}
+    counts = np.zeros(len(ds.labels))
+    for y in ds.y.split(2**20):
+        counts += y.sum(0).numpy() if ds.multilabel else np.bincount(y[y >= 0].numpy(), minlength=len(counts))
+        ds.store.release()
     return {str(label): int(n) for label,n in zip(ds.labels, counts)}
 
 def _cpu_name():
