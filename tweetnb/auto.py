@@ -163,7 +163,8 @@ def ladder(
             found.append(Candidate('transformer, contrast', pairs, 'steps'))
         found.append(Candidate('transformer, fine-tuned', default_config('bert', **start), 'steps'))
     if packaged:
-        found.append(Candidate('tweet encoder, fine-tuned', default_config('subword', **small), 'steps'))
+        tuned = default_config('subword', lr=2e-3, head_lr=5e-3, **small)          # slower than from scratch
+        found.append(Candidate('tweet encoder, fine-tuned', tuned, 'steps'))
     return found
 
 # %% ../nbs/56_auto.ipynb #c80822e8
