@@ -10,6 +10,8 @@ import tweetnb.models.ngram                       # registers its model
 from tweetnb.core import TweetnbError
 from tweetnb.models.layers import MaskedBatchNorm, length_mask
 from tweetnb.models.recurrent import SubwordClassifier, count_parameters, create_model, models as all_models
+from tweetnb.text.batches import pad_rows
+from tweetnb.text.tokens import TokenStore, offsets_of
 
 models = [o for o in all_models if not o.startswith(('bert', 'hf_'))]      # those have tests of their own
 
@@ -70,6 +72,16 @@ def test_logits_do_not_depend_on_the_batch(name, kwargs, lengths, more, seed, da
         assert (alone - together).abs().max() < 1e-5
         some = data.draw(st.lists(st.integers(0, len(lengths)-1), min_size=1, max_size=12))       # any order, repeats
         assert (model(ids[some], n[some]) - together[some]).abs().max() < 1e-5
+
+@pytest.mark.parametrize('name, kwargs', [('lstm', {}), ('lstm', dict(pool='mean')), ('bilstm', {}), ('subword', {})])
+@settings(max_examples=12, deadline=None)
+@given(lengths=some_lengths, bs=st.integers(1, 9), seed=st.integers(0, 99))
+def test_a_store_gets_the_logits_of_its_batch(name, kwargs, lengths, bs, seed):
+    model = made(name, seed, **kwargs)
+    ids = torch.randint(1, n_vocab, (sum(lengths),), generator=torch.Generator().manual_seed(seed)).numpy()
+    store = TokenStore(ids, offsets_of(lengths))
+    with torch.no_grad(): expected = model(*pad_rows(store, range(len(store))))
+    assert torch.allclose(model.store_logits(store, bs), expected, atol=1e-5)
 
 @each
 @settings(max_examples=6, deadline=None)

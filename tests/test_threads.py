@@ -3,7 +3,7 @@ import os, subprocess, sys
 
 import pytest
 
-from tweetnb.threads import thread_limit, threads_for
+from tweetnb.threads import thread_limit
 
 names = 'OMP_WAIT_POLICY', 'GOMP_SPINCOUNT', 'KMP_BLOCKTIME'
 
@@ -37,10 +37,6 @@ def test_a_program_ends_although_the_pool_sleeps():
 
 def test_the_module_needs_the_standard_library_only():
     assert python(call + "print('numpy' in sys.modules)") == ['False']
-
-def test_small_states_get_one_thread():
-    assert threads_for(64, 32, most=4) == 1
-    assert threads_for(1024, 128, most=4) == 4
 
 def test_a_limit_ends_with_its_block_even_after_an_error():
     import torch

@@ -109,8 +109,9 @@ def _read(self:NetworkClassifier, texts, max_len):
 def _all_logits(self:NetworkClassifier, store, bs):
     "Yield rows and their logits: batch by batch, or all at once if the model knows a faster way for many"
     fast = getattr(self.model, 'store_logits', None)
-    if fast is None or self.device.type != 'cpu' or len(store) < 1_000: return self._answers(store, bs)
-    return [(slice(None), fast(store))]
+    few = self.device.type != 'cpu' or len(store) < 500
+    logits = None if fast is None or few else fast(store)
+    return self._answers(store, bs) if logits is None else [(slice(None), logits)]
 
 @patch
 def _probs(self:NetworkClassifier, texts, bs):

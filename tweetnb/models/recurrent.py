@@ -10,11 +10,17 @@ __all__ = ['models', 'small_embedding', 'RNNClassifier', 'Pyramid', 'GRUAttentio
 import inspect
 from collections.abc import Callable
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from fastcore.basics import patch
 from torch import nn, Tensor
 
-from ..core import TweetnbError
-from .layers import FastDropout, MaskedBatchNorm, Pool, Recurrent, join_pairs, length_mask, self_attention
+from ..core import TweetnbError, progress
+from .layers import (FastDropout, LSTM, MaskedBatchNorm, Pool, Recurrent, join_pairs, length_mask,
+                                   self_attention)
+from ..text.batches import pad_rows
+from ..text.tokens import TokenStore
 
 # %% ../../nbs/23_recurrent.ipynb #ba0650e3
 def small_embedding(
@@ -181,6 +187,63 @@ class SubwordClassifier(RNNClassifier):
     ) -> Tensor: # Logits [batch, n_labels]
         if self.training and self.token_dropout: ids = hide_tokens(ids, lengths, self.token_dropout, self.unk_id)
         return super().forward(ids, lengths)
+
+# %% ../../nbs/23_recurrent.ipynb #9b60314b
+def _sigmoid_weights(rnn):
+    "Weights of an LSTM whose four gates are all σ: twice as large for the candidate, since tanh(x) = 2σ(2x) - 1"
+    w_ih,w_hh = rnn.weight_ih_l0, rnn.weight_hh_l0
+    factor = torch.tensor([1, 1, 2, 1], dtype=w_hh.dtype).repeat_interleave(rnn.hidden_size)
+    bias = rnn.bias_ih_l0 + rnn.bias_hh_l0
+    return w_ih*factor[:,None], bias*factor, (w_hh*factor[:,None]).t().contiguous()
+
+def _last_mean_max(inputs, w_hh, ids, lengths, backward):
+    "Read tweets, the longest first; return the last state, the mean and the maximum of all states, [batch, n] each"
+    (width,bs),n = ids.shape, len(w_hh)
+    reading = (lengths > torch.arange(width)[:,None]).sum(1).tolist()         # tweets with a token at each step
+    h,c,total = torch.zeros(3, bs, n)
+    highest = torch.full((bs, n), -1.)
+    gates = torch.empty(bs, 4*n)
+    for step in reversed(range(width)) if backward else range(width):
+        k = reading[step]
+        g,state,cell,most = gates[:k], h[:k], c[:k], highest[:k]
+        torch.index_select(inputs, 0, ids[step,:k], out=g)
+        g.add_(state.to(w_hh.dtype) @ w_hh).sigmoid_()
+        into,keep,candidate,out = g.chunk(4, 1)
+        cell.mul_(keep).addcmul_(into, candidate, value=2).sub_(into)
+        torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(out)
+        total[:k].add_(state)
+        torch.maximum(most, state, out=most)
+    return h, total/lengths[:,None], highest
+
+# %% ../../nbs/23_recurrent.ipynb #e67f71d1
+@patch
+@torch.inference_mode()
+def store_logits(self:RNNClassifier,
+    store:TokenStore, # Ids of tweets, many of them
+    bs:int=512 # Tweets per batch
+) -> Tensor|None: # Logits [tweets, n_labels]; `None` for other models than an LSTM of one layer
+    "Compute the logits of many tweets on a CPU, several times as fast as batch by batch"
+    layer = self.encoder.layers[0]
+    if len(self.encoder.layers) > 1 or not isinstance(layer[0], LSTM): return None
+    weights = [_sigmoid_weights(rnn) for rnn in layer]
+    order = np.argsort(-store.lengths, kind='stable')
+    res = torch.empty(len(store), self.head.out_features)
+    with progress(total=len(store), desc='predicting') as bar:
+        for start in range(0, len(order), 32*bs):
+            parts = [order[i:i+bs] for i in range(start, min(start + 32*bs, len(order)), bs)]
+            batches = [pad_rows(store, rows) for rows in parts]
+            present = torch.cat([ids.flatten() for ids,_ in batches]).unique()
+            vectors = self.embedding(present)
+            inputs = [F.linear(vectors, w_ih, bias).float() for w_ih,bias,_ in weights]
+            for rows,(ids,lengths) in zip(parts, batches):
+                ids = torch.searchsorted(present, ids.t().contiguous())
+                found = [_last_mean_max(table, w_hh, ids, lengths, backward=d == 1)
+                         for d,(table,(_,_,w_hh)) in enumerate(zip(inputs, weights))]
+                last,mean,highest = (torch.cat(o, 1) for o in zip(*found))
+                pooled = dict(last=last, mean=mean, max=highest, concat=torch.cat([last, mean, highest], 1))
+                res[torch.from_numpy(rows)] = self.head(pooled[self.pool.how].to(vectors.dtype)).float()
+                bar.update(len(rows))
+    return res
 
 # %% ../../nbs/23_recurrent.ipynb #3f75afe7
 models: dict[str, tuple[Callable[..., nn.Module], dict]] = {} # name → (class or function, its settings)

@@ -169,7 +169,9 @@ class Bf16Model:
     "A copy of a PyTorch model, of half the size, that computes in bfloat16"
     def __init__(self,
         model:nn.Module # Stays as it is
-    ): self.model = copy.deepcopy(model).bfloat16()
+    ):
+        self.model = copy.deepcopy(model).bfloat16()
+        if hasattr(model, 'store_logits'): self.store_logits = self.model.store_logits
     def __call__(self,
         ids:Tensor, # int64 [batch, width]
         lengths:Tensor # int64 [batch]
