@@ -585,6 +585,17 @@ def test_names_are_strings_and_match_numbers_and_strings(tmp_path):
 def test_labels_of_a_frame_keep_their_kind(given, come):
     assert labels_of(read_tweets(pd.DataFrame({'text': ['good day', 'bad day', 'so so'], 'label': given}))) == come
 
+def test_a_pattern_is_the_list_of_its_files(tmp_path):
+    for day in '2024-02', '2024-01': (tmp_path/f'{day}.csv').write_text(f'text,label\nrain in {day},sad\n')
+    (tmp_path/'notes.txt').write_text('not a tweet')
+    df = read_tweets(tmp_path/'2024-*.csv')
+    assert df['text'].tolist() == ['rain in 2024-01', 'rain in 2024-02']
+    assert df.attrs['read']['path'] == str(tmp_path/'2024-*.csv')
+    with pytest.raises(TweetnbError, match=r'2023-\*\.csv'): read_tweets(tmp_path/'2023-*.csv')
+    starred = tmp_path/'a*b.csv'
+    starred.write_text('text,label\nmy own star,glad\n')
+    assert read_tweets(starred)['text'].tolist() == ['my own star']
+
 def test_labels_of_parquet_and_shards(tmp_path):
     from tweetnb.data.datasets import convert
     pd.DataFrame({'text': ['good day', 'bad day'], 'label': [1, -1]}).to_parquet(tmp_path/'t.parquet')

@@ -756,8 +756,16 @@ def _label_names(names):
         raise TweetnbError(f'no name to {label!r} in label_names', remedy="Write label_names='0=negative,4=positive'.")
     return found or None
 
+def _matching(path):
+    "The files of a pattern such as 'day*.parquet', in order; anything else as it is"
+    if not isinstance(path, (str, Path)) or '*' not in str(path) or is_remote(path) or Path(path).exists(): return path
+    pattern = Path(path)
+    folder = next(o for o in pattern.parents if '*' not in str(o))
+    return sorted(folder.glob(str(pattern.relative_to(folder)))) or path
+
 def _sources(path, format=None, names=None, split=None, **_):
     "Everything to be read, as a list of `_Source`"
+    path = _matching(path)
     if isinstance(path, (list, tuple)): return [o for p in path for o in _sources(p, format, names, split)]
     remote = list(remote_files(path)) if is_remote(path) else []
     with local_copy(remote[0] if remote else path) as copy: kind = format or sniff_format(copy)

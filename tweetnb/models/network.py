@@ -92,10 +92,22 @@ def _answers(self:NetworkClassifier, store, bs):
     "Yield the rows of each batch, and their logits"
     if isinstance(self.model, nn.Module): self.model.eval()
     with progress(total=len(store), desc='predicting') as bar, torch.inference_mode(), self._precision():
-        for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
-            ids,lengths = pad_rows(store, rows, width, self.tokenizer.pad_id)
-            yield rows, self.model(ids.to(self.device), lengths.to(self.device)).float()
+        for rows,logits in self._fast_batches(store) or self._padded_batches(store, bs):
+            yield rows, logits
             bar.update(len(rows))
+
+@patch
+def _fast_batches(self:NetworkClassifier, store):
+    "Rows and logits of many tweets if the model knows a fast way on a CPU, else `None`"
+    fast = getattr(self.model, 'store_batches', None)
+    few = self.device.type != 'cpu' or len(store) < 250
+    return None if fast is None or few else fast(store)
+
+@patch
+def _padded_batches(self:NetworkClassifier, store, bs):
+    for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
+        ids,lengths = pad_rows(store, rows, width, self.tokenizer.pad_id)
+        yield rows, self.model(ids.to(self.device), lengths.to(self.device)).float()
 
 # %% ../../nbs/28_network.ipynb #7d436f25
 @patch
@@ -106,18 +118,10 @@ def _read(self:NetworkClassifier, texts, max_len):
     return cleaned, *self.tokenizer.windows(cleaned, max_len, self.windows[1])
 
 @patch
-def _all_logits(self:NetworkClassifier, store, bs):
-    "Yield rows and their logits: batch by batch, or all at once if the model knows a faster way for many"
-    fast = getattr(self.model, 'store_logits', None)
-    few = self.device.type != 'cpu' or len(store) < 500
-    logits = None if fast is None or few else fast(store)
-    return self._answers(store, bs) if logits is None else [(slice(None), logits)]
-
-@patch
 def _probs(self:NetworkClassifier, texts, bs):
     _,store,owner = self._read(texts, self.max_len)
     res = np.empty((len(store), len(self.columns)), dtype=np.float32)
-    for rows,logits in self._all_logits(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
+    for rows,logits in self._answers(store, bs): res[rows] = self._normalise(logits).cpu().numpy()
     return pool_windows(res, owner, self.windows[0], self.multilabel or self.numbers) if self.windows else res
 
 @patch

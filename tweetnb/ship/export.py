@@ -171,7 +171,7 @@ class Bf16Model:
         model:nn.Module # Stays as it is
     ):
         self.model = copy.deepcopy(model).bfloat16()
-        if hasattr(model, 'store_logits'): self.store_logits = self.model.store_logits
+        if hasattr(model, 'store_batches'): self.store_batches = self.model.store_batches
     def __call__(self,
         ids:Tensor, # int64 [batch, width]
         lengths:Tensor # int64 [batch]

@@ -30,8 +30,8 @@ from ..data.read import (_check_kept, _common_order, _name, _plan, _read_source,
 from ..data.textio import ReadReport
 from ..metrics import is_multilabel, is_numbers
 from ..models.classifier import Classifier
-from ..models.folder import check_writable
-from .bundle import load
+from ..models.folder import check_writable, read_manifest
+from .bundle import _is_published, _locate, load
 from ..text.store import MappedStore, _exit_with_parent, _locked, _write
 from ..text.tokens import TweetTokenizer
 
@@ -114,10 +114,6 @@ class _PartWriter:
 class _Input:
     "The files to read, cut into numbered blocks"
     def __init__(self, path, rows, limit=None, text=None, format=None, **options):
-        if isinstance(path, (str, Path)) and not is_remote(path) and not Path(path).exists() and '*' in str(path):
-            pattern = Path(path)
-            place = next(o for o in pattern.parents if '*' not in str(o))
-            path = sorted(place.glob(str(pattern.relative_to(place)))) or path
         self.name = _name(path)
         self.sources = [o._replace(path=o.path.absolute()) if isinstance(o.path, Path) else o
                         for o in _sources(path, format, **options)]
@@ -415,7 +411,10 @@ def _bundle_identity(predict):
     return predict.classifier.info.get('seal') or fingerprint(*sorted(files))
 
 def _load_on_ray(predict, workers):
-    "Start Ray, and have its processes import what the bundle needs"
+    "Start Ray, and have its processes import what the bundle needs; raise `TweetnbError` before if there is none"
+    if not isinstance(predict.folder, Classifier):
+        folder = _locate(predict.folder, None, None)
+        if not _is_published(folder): read_manifest(folder)
     ray = _import_ray()
     workers,each = _actors(ray, predict.device, workers)
     if isinstance(predict.folder, Classifier): return
