@@ -387,8 +387,10 @@ def to_torch(
     first = recurrent.layers[0][0]
     if isinstance(first, ReluGRU): raise TweetnbError('PyTorch has no GRU with relu', remedy="Use activation='tanh'.")
     more = {'nonlinearity': first.nonlinearity} if isinstance(first, RNN) else {}
-    theirs = type(first)(first.input_size, first.hidden_size, len(recurrent.layers), batch_first=True,
-                         bidirectional=len(recurrent.layers[0]) == 2, dropout=recurrent.dropout.p, **more)
+    n = len(recurrent.layers)
+    dropout = recurrent.dropout.p if n > 1 else 0          # between layers
+    theirs = type(first)(first.input_size, first.hidden_size, n, batch_first=True,
+                         bidirectional=len(recurrent.layers[0]) == 2, dropout=dropout, **more)
     for i,directions in enumerate(recurrent.layers):
         for d,rnn in enumerate(directions):
             for name,p in rnn.named_parameters():

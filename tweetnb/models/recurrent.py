@@ -207,7 +207,9 @@ def _last_mean_max(inputs, w_hh, ids, lengths, backward):
         k = reading[step]
         g,state,cell,most = gates[:k], h[:k], c[:k], highest[:k]
         torch.index_select(inputs, 0, ids[step,:k], out=g)
-        g.add_(state.to(w_hh.dtype) @ w_hh).sigmoid_()
+        if w_hh.dtype == g.dtype: g.addmm_(state, w_hh)
+        else: g.add_(state.to(w_hh.dtype) @ w_hh)           # sums in float32
+        g.sigmoid_()
         into,keep,candidate,out = g.chunk(4, 1)
         cell.mul_(keep).addcmul_(into, candidate, value=2).sub_(into)
         torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(out)
