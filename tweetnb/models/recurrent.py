@@ -211,8 +211,8 @@ def _last_mean_max(inputs, w_hh, ids, lengths, backward):
         else: g.add_(state.to(w_hh.dtype) @ w_hh)           # sums in float32
         g.sigmoid_()
         into,keep,candidate,out = g.chunk(4, 1)
-        cell.mul_(keep).addcmul_(into, candidate, value=2).sub_(into)
-        torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(out)
+        cell.mul_(keep).addcmul_(into, candidate, value=2).sub_(into)          # keep·cell + into·(2·candidate - 1)
+        torch.mul(cell, 2, out=state).sigmoid_().mul_(2).sub_(1).mul_(out)     # out·tanh(cell)
         total[:k].add_(state)
         torch.maximum(most, state, out=most)
     return h, total/lengths[:,None], highest
@@ -229,6 +229,7 @@ def store_batches(self:RNNClassifier,
 
 @torch.inference_mode()
 def _read_store(model, store, bs):
+    "Yield the tweets of each batch, and their logits"
     weights = [_sigmoid_weights(rnn) for rnn in model.encoder.layers[0]]
     order = np.argsort(-store.lengths, kind='stable')
     parts = [order[i:i+bs] for i in range(0, len(order), bs)]
