@@ -143,7 +143,6 @@ def test_a_file_of_rejected_rows_among_others_is_counted(home, tmp_path):
 
 needs_ray = pytest.mark.skipif(importlib.util.find_spec('ray') is None, reason="needs the extra 'ray'")
 
-@linux
 @needs_ray
 def test_a_bundle_that_is_not_there_is_named_before_ray_starts(home, tmp_path):
     import ray
@@ -151,6 +150,7 @@ def test_a_bundle_that_is_not_there_is_named_before_ray_starts(home, tmp_path):
         predict_file(tmp_path/'no-such-bundle', home/'a.csv', tmp_path/'out', engine='ray')
     assert not ray.is_initialized()
 
+@linux
 @needs_ray
 def test_ray_with_a_killed_actor_and_a_killed_driver(home, undisturbed):
     "The first driver loses an actor, then its life; the second one finishes, on two processors each"

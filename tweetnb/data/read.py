@@ -880,7 +880,7 @@ def _check_kept(report, limit=None):
 
 # %% ../../nbs/04_read.ipynb #73319ed4
 def iter_tweets(
-    path:str|Path|list|dict|pd.DataFrame, # A file, a folder, a DataFrame, a Hugging Face dataset, or a list of these
+    path:str|Path|list|dict|pd.DataFrame, # A file, a folder, 'day*.csv', a DataFrame, a Hugging Face dataset, or a list
     format:str|None=None, # A name in `READERS` (default: auto-detected)
     text:str|None=None, # The text column (default: auto-detected)
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none
@@ -927,7 +927,7 @@ def _concat(parts):
 
 # %% ../../nbs/04_read.ipynb #6af7f410
 def read_tweets(
-    path:str|Path|list|dict|pd.DataFrame, # A file, a folder, a DataFrame, a Hugging Face dataset, or a list of these
+    path:str|Path|list|dict|pd.DataFrame, # A file, a folder, 'day*.csv', a DataFrame, a Hugging Face dataset, or a list
     format:str|None=None, # A name in `READERS` (default: auto-detected)
     text:str|None=None, # The text column (default: auto-detected)
     label:str|list|bool|None=None, # The label column (default: found by name), or several of 0 and 1; `False`: none

@@ -100,11 +100,13 @@ def _answers(self:NetworkClassifier, store, bs):
 def _fast_batches(self:NetworkClassifier, store):
     "Rows and logits of many tweets if the model knows a fast way on a CPU, else `None`"
     fast = getattr(self.model, 'store_batches', None)
-    few = self.device.type != 'cpu' or len(store) < 250
-    return None if fast is None or few else fast(store)
+    if fast is None or self.device.type != 'cpu' or len(store) < 250: return None
+    if self.widths and store.lengths.max() > self.widths[-1]: return None          # the widths cut some of them
+    return fast(store)
 
 @patch
 def _padded_batches(self:NetworkClassifier, store, bs):
+    "Rows and logits of batches of similar length"
     for rows,width in BucketSampler(store.lengths, bs, self.widths, shuffle=False).epoch():
         ids,lengths = pad_rows(store, rows, width, self.tokenizer.pad_id)
         yield rows, self.model(ids.to(self.device), lengths.to(self.device)).float()

@@ -223,7 +223,7 @@ def store_batches(self:RNNClassifier,
     store:TokenStore, # Ids of tweets, many of them
     bs:int=512 # Tweets per batch
 ) -> Iterator|None: # The tweets' numbers and logits, batch by batch; `None` for other models than an LSTM of one layer
-    "Answer many tweets on a CPU, two to three times as fast as `forward`"
+    "Answer many tweets on a CPU, about twice as fast as `forward`"
     layers = self.encoder.layers
     return None if len(layers) > 1 or not isinstance(layers[0][0], LSTM) else _read_store(self, store, bs)
 
