@@ -6,7 +6,7 @@ import pytest
 
 import tweetnb as tn
 from tweetnb import auto
-from tweetnb.auto import Search, _affordable_words, ladder, make_splits
+from tweetnb.auto import Found, Search, _affordable_words, ladder, make_splits
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.train.encoders import encoder_path
 from tweetnb.train.fit import default_config
@@ -97,17 +97,38 @@ def test_of_many_tweets_no_more_validate_than_are_needed():
     assert counts['test'] == 2_000 and counts['valid'] == 1_800
 
 
-@pytest.mark.parametrize('slow', [True, False])
-def test_a_transformer_too_slow_for_a_tenth_of_the_tweets_waits_for_the_small_encoder(monkeypatch, slow):
+@pytest.mark.parametrize('pace, share', [(.08, 1), (.05, .4), (.02, None), (.001, None)])
+def test_a_transformer_too_slow_for_a_third_of_the_tweets_waits_for_the_small_encoder(monkeypatch, pace, share):
+    "The encoder leaves it time if it reads a tenth of them"
     tried = []
-    monkeypatch.setattr(auto, 'try_candidate', lambda search, candidate, reserve: tried.append(candidate.name))
-    pace = dict(bert=.08 if slow else .05)
-    monkeypatch.setattr(auto, '_per_tweet', lambda search, config: pace.get(config.model, .001))
+    monkeypatch.setattr(auto, 'try_candidate', lambda search, candidate, reserve: tried.append(candidate))
+    monkeypatch.setattr(auto, '_per_tweet', lambda search, config: pace if config.model == 'bert' else .001)
     df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(60_000)], label=['a', 'b', 'c']*20_000))
     search = Search(make_splits(df), 'macro_f1', 10)
     auto._try_in_turn(search, ladder(encoder_path(), packaged=encoder_path()), 30)
     last = ['tweet encoder, fine-tuned', 'transformer, fine-tuned']
-    assert tried[-2:] == (last if slow else last[::-1])
+    assert [o.name for o in tried[-2:]] == (last if share else last[::-1])
+    assert tried[-2].share == (share or 1)
+
+
+@pytest.mark.parametrize('pace, folds, epochs', [(.002, 5, 3), (.011, 3, 3), (.03, 1, 3), (.2, 0, None)])
+def test_where_time_is_short_folds_go_before_epochs(monkeypatch, pace, folds, epochs):
+    monkeypatch.setattr(auto, '_per_tweet', lambda search, config: pace)
+    df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(4000)], label=['a', 'b']*2000))
+    search = Search(make_splits(df), 'macro_f1', 10)
+    plan = auto._configure(search, ladder(encoder_path())[-1], 18)
+    assert plan.folds == folds
+    assert plan.config.epochs == epochs if folds else 'one epoch needs' in plan.why
+
+
+def test_candidates_are_compared_on_what_all_have_answered():
+    df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(100)], label=['a', 'b']*50))
+    search = Search(make_splits(df), 'accuracy', 1)
+    true = pd.get_dummies(search.valid['label']).astype(float)
+    some = true[search.valid['fold'] == 0]
+    search.found = dict(part=Found(None, some, None, 0, 0), whole=Found(None, true, None, 0, 0))
+    assert {len(o) for o in search.shared.values()} == {len(some)}
+    assert search.score(some) == search.score(true) == 1
 
 
 def test_networks_of_whole_words_come_before_a_transformer_that_cuts_them():
