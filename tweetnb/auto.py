@@ -256,11 +256,13 @@ class Search:
         answers = sum(o.answers for o in self.found.values())
         return self.seconds - answers - (time.perf_counter() - self.started)
 
-    @property
-    def shared(self) -> dict: # Name -> probabilities
+    def shared(self,
+        names:list|None=None # Of candidates; default: all that were found
+    ) -> dict: # Name -> probabilities
         "What the candidates answered to the validation tweets that all of them have answered"
-        rows = min((o.probs.index for o in self.found.values()), key=len)       # all begin with the same folds
-        return {name: o.probs.loc[rows, self.columns] for name,o in self.found.items()}
+        found = {o: self.found[o].probs for o in names or self.found}
+        rows = min((o.index for o in found.values()), key=len)                  # all begin with the same folds
+        return {name: o.loc[rows, self.columns] for name,o in found.items()}
 
     @property
     def table(self) -> pd.DataFrame: # `candidate`, `score`, `seconds`, `note`
@@ -522,7 +524,7 @@ def _other_seeds(search, candidates, reserve, seeds=2):
     "Train the best fine-tuned candidate with other seeds as well, if there is time"
     tuned = [o for o in candidates if o.cost == 'steps' and not o.seed and o.name in search.found]
     if not tuned: return
-    tried,shared = [o['candidate'] for o in search.rows], search.shared
+    tried,shared = [o['candidate'] for o in search.rows], search.shared()
     best = max(tuned, key=lambda o: search.score(shared[o.name]))
     needed = .6*search.found[best.name].seconds             # the clock ends it earlier, if need be
     for i in range(1, seeds + 1):
@@ -564,18 +566,32 @@ def _refitted(search, name):
     table = _whole(pd.concat([search.train, search.valid]))
     return fit(found.config, table, search.seed, device=search.device).classifier
 
+def _mixed(search, probs):
+    "The weights of members, none below .05, and their weighted mean; `probs` are their answers to the same tweets"
+    weights = member_weights(probs, search.valid.loc[probs[0].index, 'label'], search.labels)
+    weights = np.where(weights >= .05, weights, 0)
+    weights /= weights.sum()
+    return weights, sum(w*p for w,p in zip(weights, probs))
+
+def _members(search):
+    "The candidates to combine: without those that answered only some folds, unless these help the others"
+    shared = search.shared()
+    most = max(len(o.probs) for o in search.found.values())
+    whole = [name for name,o in search.found.items() if len(o.probs) == most]
+    if len(whole) == len(shared): return whole
+    scores = [search.score(_mixed(search, [shared[o] for o in names])[1]) for names in (shared, whole)]
+    return list(shared) if scores[0] > scores[1] else whole
+
 def _ensemble(search):
     "Combine what was found; return the classifier and its validation probabilities"
-    shared = search.shared
-    names,probs = list(shared), list(shared.values())
+    names = _members(search)
+    shared = search.shared(names)
     best = max(names, key=lambda o: search.score(shared[o]))
     alone = shared[best]
     if len(names) < 2: return _refitted(search, best), alone
     start = time.perf_counter()
-    weights = member_weights(probs, search.valid.loc[alone.index, 'label'], search.labels)
-    kept = weights >= .05
-    weights = np.where(kept, weights, 0)/weights[kept].sum()
-    mean = sum(w*p for w,p in zip(weights, probs))
+    weights,mean = _mixed(search, list(shared.values()))
+    kept = weights > 0
     score = search.score(mean)
     shares = ', '.join(f'{w:.2f} {o}' for w,o in zip(weights, names) if w)
     helps = score > search.score(alone) and kept.sum() > 1

@@ -282,7 +282,7 @@ app.registered_commands += aftercare.registered_commands
 @app.command()
 def demo(
     folder:Annotated[Path, Option('--out', help='Folder for the bundle and the predictions.')] = Path('demo'),
-    minutes:Minutes = .5, seed:Seed = 42):
+    minutes:Minutes = .75, seed:Seed = 42):
     "Train, score and predict on the packaged sample; needs no network."
     out.print('tweetnb demo: the packaged sample, invented tweets in three moods.\n')
     bundle,tweet = folder/'bundle', 'what a lovely morning 😍'
