@@ -127,7 +127,7 @@ def test_candidates_are_compared_on_what_all_have_answered():
     true = pd.get_dummies(search.valid['label']).astype(float)
     some = true[search.valid['fold'] == 0]
     search.found = dict(part=Found(None, some, None, 0, 0), whole=Found(None, true, None, 0, 0))
-    assert {len(o) for o in search.shared().values()} == {len(some)}
+    assert {len(o) for o in search.shared.values()} == {len(some)}
     assert search.score(some) == search.score(true) == 1
 
 

@@ -206,7 +206,7 @@ def fit_to_time(
 class Found:
     "What a candidate gave"
     classifier:Classifier # Trained
-    probs:pd.DataFrame # Its probabilities for the validation tweets, all or some folds of them, float [tweets, labels]
+    probs:pd.DataFrame # Its answers to the validation tweets, or some folds of them, calibrated, float [tweets, labels]
     config:Config # How it was trained
     seconds:float # What it took
     answers:float # Seconds that it will need for the test tweets
@@ -256,13 +256,11 @@ class Search:
         answers = sum(o.answers for o in self.found.values())
         return self.seconds - answers - (time.perf_counter() - self.started)
 
-    def shared(self,
-        names:list|None=None # Of candidates; default: all that were found
-    ) -> dict: # Name -> probabilities
+    @property
+    def shared(self) -> dict: # Name -> probabilities
         "What the candidates answered to the validation tweets that all of them have answered"
-        found = {o: self.found[o].probs for o in names or self.found}
-        rows = min((o.index for o in found.values()), key=len)                  # all begin with the same folds
-        return {name: o.loc[rows, self.columns] for name,o in found.items()}
+        rows = min((o.probs.index for o in self.found.values()), key=len)       # all begin with the same folds
+        return {name: o.probs.loc[rows, self.columns] for name,o in self.found.items()}
 
     @property
     def table(self) -> pd.DataFrame: # `candidate`, `score`, `seconds`, `note`
@@ -322,9 +320,11 @@ def _chosen(config, classifier):
     if config.model != 'tfidf': return config
     return replace(config, params={**config.params, 'C': classifier.C})
 
+def _is_balanced(metric): return metric.startswith(('macro', 'f1'))
+
 def _for_metric(config, metric):
     "A configuration that suits a metric: metrics of labels want rare ones weighed up"
-    return replace(config, class_weight='balanced') if metric.startswith(('macro', 'f1')) else config
+    return replace(config, class_weight='balanced') if _is_balanced(metric) else config
 
 # %% ../nbs/56_auto.ipynb #00e4600e
 def _for_length(config, texts):
@@ -461,6 +461,14 @@ def _restore(search, name, earlier=True):
     return True
 
 # %% ../nbs/56_auto.ipynb #36e6e02b
+def _calibrate(search, classifier, probs):
+    "Give a classifier the temperature that suits its validation answers; return these as they are then"
+    true = search.valid.loc[probs.index, 'label']
+    known = label_numbers(true, list(probs)) >= 0
+    temperature = Temperature(float(np.clip(Temperature.fit(probs[known], true[known]).value, .2, 5)))
+    classifier.temperature *= temperature.value
+    return temperature(probs)
+
 def try_candidate(
     search:Search, # What was found so far goes in and comes out
     candidate:Candidate, # What to try
@@ -475,6 +483,7 @@ def try_candidate(
         config = plan.config
         if config is None: return skip(f'skipped: {plan.why}')
         classifier,probs = _try(search, config, plan.folds, search.seed + candidate.seed)
+        if search.plain: probs = _calibrate(search, classifier, probs)
         score = search.score(probs)
         answers = _answer_seconds(search, classifier)
     except Exception as e:                                  # whatever it is, the other candidates go on
@@ -524,7 +533,7 @@ def _other_seeds(search, candidates, reserve, seeds=2):
     "Train the best fine-tuned candidate with other seeds as well, if there is time"
     tuned = [o for o in candidates if o.cost == 'steps' and not o.seed and o.name in search.found]
     if not tuned: return
-    tried,shared = [o['candidate'] for o in search.rows], search.shared()
+    tried,shared = [o['candidate'] for o in search.rows], search.shared
     best = max(tuned, key=lambda o: search.score(shared[o.name]))
     needed = .6*search.found[best.name].seconds             # the clock ends it earlier, if need be
     for i in range(1, seeds + 1):
@@ -564,34 +573,23 @@ def _refitted(search, name):
     answers = found.seconds*len(search.df)/len(search.train) # more than what all answers take
     if not (quick and mine and found.seconds + answers < search.left): return found.classifier
     table = _whole(pd.concat([search.train, search.valid]))
-    return fit(found.config, table, search.seed, device=search.device).classifier
-
-def _mixed(search, probs):
-    "The weights of members, none below .05, and their weighted mean; `probs` are their answers to the same tweets"
-    weights = member_weights(probs, search.valid.loc[probs[0].index, 'label'], search.labels)
-    weights = np.where(weights >= .05, weights, 0)
-    weights /= weights.sum()
-    return weights, sum(w*p for w,p in zip(weights, probs))
-
-def _members(search):
-    "The candidates to combine: without those that answered only some folds, unless these help the others"
-    shared = search.shared()
-    most = max(len(o.probs) for o in search.found.values())
-    whole = [name for name,o in search.found.items() if len(o.probs) == most]
-    if len(whole) == len(shared): return whole
-    scores = [search.score(_mixed(search, [shared[o] for o in names])[1]) for names in (shared, whole)]
-    return list(shared) if scores[0] > scores[1] else whole
+    classifier = fit(found.config, table, search.seed, device=search.device).classifier
+    classifier.temperature = found.classifier.temperature
+    return classifier
 
 def _ensemble(search):
     "Combine what was found; return the classifier and its validation probabilities"
-    names = _members(search)
-    shared = search.shared(names)
+    shared = search.shared
+    names,probs = list(shared), list(shared.values())
     best = max(names, key=lambda o: search.score(shared[o]))
     alone = shared[best]
     if len(names) < 2: return _refitted(search, best), alone
     start = time.perf_counter()
-    weights,mean = _mixed(search, list(shared.values()))
-    kept = weights > 0
+    true,balanced = search.valid.loc[alone.index, 'label'], _is_balanced(search.metric)
+    weights = member_weights(probs, true, search.labels, balanced)
+    kept = weights >= .05
+    weights = np.where(kept, weights, 0)/weights[kept].sum()
+    mean = sum(w*p for w,p in zip(weights, probs))
     score = search.score(mean)
     shares = ', '.join(f'{w:.2f} {o}' for w,o in zip(weights, names) if w)
     helps = score > search.score(alone) and kept.sum() > 1
@@ -601,12 +599,10 @@ def _ensemble(search):
     members = [_refitted(search, o) for o,k in zip(names, kept) if k]
     return Ensemble(members, weights[kept]), mean
 
-def _calibrate(search, classifier, probs):
-    "Give a classifier the temperature or the thresholds that suit its validation answers"
-    true = search.valid.loc[probs.index, 'label']
-    if classifier.multilabel or classifier.numbers: return classifier.choose(probs, true)
-    known = label_numbers(true, list(probs)) >= 0
-    classifier.temperature = float(np.clip(Temperature.fit(probs[known], true[known]).value, .2, 5))
+def _decided(search, classifier, probs):
+    "A classifier with the temperature or the thresholds that suit its validation answers"
+    if search.plain: _calibrate(search, classifier, probs)
+    else: classifier.choose(probs, search.valid.loc[probs.index, 'label'])
     return classifier
 
 # %% ../nbs/56_auto.ipynb #dd039540
@@ -752,7 +748,7 @@ def train(
         search.add('stopped', math.nan, 0, 'by Ctrl-C: the best so far is kept')
     if not search.found:
         raise TweetnbError('no candidate could be trained', remedy='\n'.join(o['note'] for o in search.rows))
-    result = AutoResult(_calibrate(search, *_ensemble(search)), search)
+    result = AutoResult(_decided(search, *_ensemble(search)), search)
     if single: result = _single(search, result)
     if out is not None: result.save(out)
     return result

@@ -19,6 +19,7 @@ from .classifier import Classifier
 # %% ../../nbs/29_ensemble.ipynb #54d546a1
 def mixture_weights(
     p:np.ndarray, # What each member gives to the true label, float [tweets, members]
+    counts:np.ndarray|None=None, # How much each tweet counts, float [tweets]; default: all the same
     steps:int=200 # Steps of the EM algorithm
 ) -> np.ndarray: # float [members], adding up to 1
     "Find the weights of a mean of probabilities that make the labels most probable"
@@ -26,7 +27,7 @@ def mixture_weights(
     weights = np.full(p.shape[1], 1/p.shape[1])
     for _ in range(steps):
         share = p*weights
-        weights = (share/share.sum(1, keepdims=True)).mean(0)
+        weights = np.average(share/share.sum(1, keepdims=True), axis=0, weights=counts)
     return weights
 
 # %% ../../nbs/29_ensemble.ipynb #0daeba52
@@ -56,14 +57,18 @@ def number_weights(
 def member_weights(
     each:list, # Outputs of every member for the same tweets, tables
     true, # Their labels
-    labels # What the members know
+    labels, # What the members know
+    balanced:bool=False # Shall each label count the same, where a tweet has one?
 ) -> np.ndarray: # float [members], adding up to 1
     "Find the weights that suit labelled tweets"
     if list(each[0]) == ['number']:
         return number_weights(np.column_stack(each), number_targets(true, labels))
     given = np.stack([truth_probs(o, true) for o in each], axis=1)
     if not len(given): raise TweetnbError('none of these tweets has a label that the members know')
-    return mixture_weights(given)
+    if not balanced or is_multilabel(true): return mixture_weights(given)
+    numbers = label_numbers(true, each[0].columns)
+    numbers = numbers[numbers >= 0]
+    return mixture_weights(given, 1/np.bincount(numbers)[numbers])
 
 # %% ../../nbs/29_ensemble.ipynb #5a95af86
 class Ensemble(Classifier):
