@@ -6,7 +6,7 @@ import pytest
 
 import tweetnb as tn
 from tweetnb import auto
-from tweetnb.auto import Found, Search, _affordable_words, ladder, make_splits
+from tweetnb.auto import Found, Search, _affordable_words, ladder, make_splits, try_candidate
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.train.encoders import encoder_path
 from tweetnb.train.fit import default_config
@@ -129,6 +129,25 @@ def test_candidates_are_compared_on_what_all_have_answered():
     search.found = dict(part=Found(None, some, None, 0, 0), whole=Found(None, true, None, 0, 0))
     assert {len(o) for o in search.shared.values()} == {len(some)}
     assert search.score(some) == search.score(true) == 1
+
+
+def test_a_candidate_of_one_fold_is_kept_and_read_again(monkeypatch, tmp_path):
+    monkeypatch.setattr(auto, '_affordable_folds', lambda search, training, seconds: 1)
+    df = tn.read_tweets(sample_path('tweets.csv'), label=True)[:150]
+    candidates = [o for o in ladder(packaged=encoder_path()) if o.name in ('TF-IDF', 'tweet encoder, fine-tuned')]
+    def tried():
+        search = Search(make_splits(df), 'macro_f1', 10, checkpoints=tmp_path)
+        for o in candidates: try_candidate(search, o)
+        return search
+    first, again = tried(), tried()
+    assert 'validated on 1 of 5 folds' in first.rows[1]['note']
+    assert again.rows == first.rows
+    for name, found in first.found.items():
+        assert again.found[name].classifier.temperature == found.classifier.temperature
+        pd.testing.assert_frame_equal(again.found[name].probs, found.probs, check_column_type=False)
+    answered = first.valid.index[first.valid['fold'] == 0]
+    _, mean = auto._ensemble(again)
+    assert mean.index.tolist() == answered.tolist()
 
 
 def test_networks_of_whole_words_come_before_a_transformer_that_cuts_them():
