@@ -13,9 +13,10 @@ from sklearn.linear_model import LogisticRegression, Ridge
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.utils.estimator_checks import parametrize_with_checks
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
 import tweetnb as tn
+from matrix import MatrixInput, expected
 from tweetnb.auto import train
 from tweetnb.cli import main
 from tweetnb.core import TweetnbError
@@ -308,37 +309,10 @@ def test_the_service_and_the_page(linear, ordinal):
 @parametrize_with_checks([tn.TweetRegressor('tfidf'), tn.TweetRegressor()])
 def test_checks(estimator, check): check(estimator)
 
-class Matrix(tn.TweetRegressor):
-    "Reads a matrix of numbers as texts, a word per cell, so that all of scikit-learn's checks can run"
-    def __init__(self, random_state=42): super().__init__('tfidf', random_state=random_state)
-
-    def __sklearn_tags__(self):
-        tags = super().__sklearn_tags__()
-        tags.input_tags.two_d_array = True
-        tags.input_tags.one_d_array = tags.input_tags.string = tags.input_tags.allow_nan = False
-        return tags
-
-    def _settings(self): return {'params': {'min_df': 1, 'C': 3., 'chars': False}}
-
-    def words(self, X, **kwargs):
-        rows = validate_data(self, X, **kwargs)
-        return [' '.join(f'c{j}v{round(x)}' for j,x in enumerate(row)) for row in rows]
-
-    def fit(self, X, y, sample_weight=None):
-        texts = self.words(X)
-        n = self.n_features_in_
-        super().fit(texts, y, sample_weight)
-        self.n_features_in_ = n
-        return self
-
+class Matrix(MatrixInput, tn.TweetRegressor):
     def predict(self, X):
         check_is_fitted(self)
         return super().predict(self.words(X, reset=False))
-
-def expected(estimator):
-    "Check -> why it cannot hold for texts"
-    return {'check_sample_weight_equivalence_on_dense_data':
-            'a repeated tweet counts twice in the document frequencies of TF-IDF, a weight of two does not'}
 
 @parametrize_with_checks([Matrix()], expected_failed_checks=expected)
 def test_all_checks(estimator, check): check(estimator)
