@@ -9,7 +9,7 @@ __all__ = ['out', 'PlaceOption', 'File', 'Folder', 'Out', 'TextColumn', 'LabelCo
            'command_line', 'run_commands', 'parse_place', 'reading', 'read_file', 'refuse']
 
 # %% ../nbs/58_terminal.ipynb #eeb2d877
-import json, os, shutil, sys, traceback, warnings
+import atexit, gc, json, os, shutil, sys, traceback, warnings
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated
@@ -160,12 +160,18 @@ def _fail(message, debug, code=1):
     print(f'Error: {message}', file=sys.stderr)
     sys.exit(code)
 
+def _spare_collection():
+    "Look for garbage less often, and at the end not at all: imports make objects by the hundred thousand, which stay"
+    gc.set_threshold(50_000)
+    atexit.register(gc.freeze)
+
 def run_commands(
     app:typer.Typer, # From `command_line`
     args:list|None=None # Command line; default: that of the process
 ):
     "Run a command line; whatever goes wrong is one line, and with `--debug` a traceback"
-    if args is not None: sys.argv = ['tweetnb', *args]
+    if args is None: _spare_collection()
+    else: sys.argv = ['tweetnb', *args]
     debug = '--debug' in sys.argv
     sys.argv = [o for o in sys.argv if o != '--debug']
     if not debug: warnings.filterwarnings('ignore', '.*torch.jit.script', FutureWarning)   # fastai's, not the caller's
