@@ -6,7 +6,7 @@ import pytest
 
 import tweetnb as tn
 from tweetnb import auto
-from tweetnb.auto import Found, Search, _affordable_words, ladder, make_splits, try_candidate
+from tweetnb.auto import Candidate, Found, Search, _affordable_words, ladder, make_splits, try_candidate
 from tweetnb.core import TweetnbError, sample_path
 from tweetnb.train.encoders import encoder_path
 from tweetnb.train.fit import default_config
@@ -97,7 +97,7 @@ def test_of_many_tweets_no_more_validate_than_are_needed():
     assert counts['test'] == 2_000 and counts['valid'] == 1_800
 
 
-@pytest.mark.parametrize('pace, share', [(.08, 1), (.05, .4), (.02, None), (.001, None)])
+@pytest.mark.parametrize('pace, share', [(.1, 1), (.065, .4), (.026, None), (.001, None)])
 def test_a_transformer_too_slow_for_a_third_of_the_tweets_waits_for_the_small_encoder(monkeypatch, pace, share):
     "The encoder leaves it time if it reads a tenth of them"
     tried = []
@@ -111,7 +111,7 @@ def test_a_transformer_too_slow_for_a_third_of_the_tweets_waits_for_the_small_en
     assert tried[-2].share == (share or 1)
 
 
-@pytest.mark.parametrize('pace, folds, epochs', [(.002, 5, 3), (.011, 3, 3), (.03, 1, 3), (.2, 0, None)])
+@pytest.mark.parametrize('pace, folds, epochs', [(.003, 5, 3), (.014, 3, 3), (.04, 1, 3), (.26, 0, None)])
 def test_where_time_is_short_folds_go_before_epochs(monkeypatch, pace, folds, epochs):
     monkeypatch.setattr(auto, '_per_tweet', lambda search, config: pace)
     df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(4000)], label=['a', 'b']*2000))
@@ -119,6 +119,18 @@ def test_where_time_is_short_folds_go_before_epochs(monkeypatch, pace, folds, ep
     plan = auto._configure(search, ladder(encoder_path())[-1], 18)
     assert plan.folds == folds
     assert plan.config.epochs == epochs if folds else 'one epoch needs' in plan.why
+
+
+@pytest.mark.parametrize('pace, freeze', [(.002, None), (.02, 1/3), (.05, 1/3)])
+def test_a_transformer_that_cannot_read_every_tweet_twice_freezes_its_lower_layers(monkeypatch, pace, freeze):
+    "A frozen step takes less, and the plan counts on that"
+    monkeypatch.setattr(auto, '_per_tweet', lambda search, config: pace*(2/3 if config.freeze else 1))
+    df = pd.DataFrame(dict(text=[f'tweet {i}' for i in range(20_000)], label=['a', 'b']*10_000))
+    search = Search(make_splits(df), 'macro_f1', 10)
+    last = Candidate('transformer, fine-tuned', default_config('bert', pretrained=encoder_path()), 'steps')
+    config = auto._configure(search, last, 30).config
+    assert config.freeze == freeze
+    assert (config.limit is None) == (pace < .05)
 
 
 def test_candidates_are_compared_on_what_all_have_answered():

@@ -338,12 +338,13 @@ def _for_length(config, texts):
 # %% ../nbs/56_auto.ipynb #84b42c31
 def _per_tweet(search, config):
     "Seconds that one tweet takes in training, from a few batches"
-    step = replace(config, probe=None, epochs=1, lr=1, head_lr=None, limit=None, seconds=None)    # what takes time
-    key = json.dumps(step.to_dict(), sort_keys=True)
+    same = replace(config, probe=None, epochs=1, lr=1, head_lr=None, limit=None, seconds=None)    # what takes time
+    key = json.dumps(same.to_dict(), sort_keys=True)
     if key in search.paces: return search.paces[key]
     sample = search.train.sample(min(len(search.train), 512), random_state=search.seed)
     table = _as_train(sample, np.arange(len(sample)) < 32)
-    search.paces[key] = step_seconds(config, table, search.device, most=max(.02*search.left, .5))/config.bs
+    step = step_seconds(config, table, search.device, most=max(.02*search.left, .5))
+    search.paces[key] = 1.3*step/config.bs                  # batches are made as well
     return search.paces[key]
 
 def _affordable_words(search, config):
@@ -394,7 +395,7 @@ def _planned(search, candidate, config, reserve):
     if candidate.cost == 'linear' and not search.found: return Plan(_affordable_words(search, config), folds)
     if search.left <= reserve + .02*search.seconds: return Plan(why='no time is left')
     if candidate.cost == 'linear': return Plan(config, folds)
-    per_tweet = _per_tweet(search, config)*1.3              # batches are made as well
+    per_tweet = _per_tweet(search, config)
     answers = per_tweet/4*(len(search.df) - n)              # those for validation and test
     whole = min(search.left - reserve, candidate.share*search.seconds)
     left = whole - answers
@@ -402,12 +403,17 @@ def _planned(search, candidate, config, reserve):
         needed = per_tweet/4*n + 5 + (folds + 1)*n/1000
         if needed >= left: return _too_long('', needed + answers, whole)
         later = search.left - reserve - answers             # what fine-tuning has, without this and with it
-        if not _spoils(config, n, (_few_folds(search) + 1)*per_tweet, needed, later): return Plan(config, folds)
+        spoils = _spoils(config, n, (_few_folds(search) + 1)*per_tweet, needed + answers, later)
+        if not spoils: return Plan(config, folds)
         return Plan(why=f'its {needed:,.0f} s are better spent on fine-tuning')
     folds = _affordable_folds(search, _wanted(config, n)*n*per_tweet + 1, left)
     planned = fit_to_time(config, n, per_tweet, left/(folds + 1) - 1)
     if planned is not None: return Plan(planned, folds)
     return _too_long('one epoch ', (folds + 1)*(n*per_tweet + 1) + answers, whole)
+
+def _in_haste(search, config):
+    "Is there no time to read every tweet twice?"
+    return config is None or config.seconds < 2*len(search.train)*_per_tweet(search, config)
 
 def _configure(search, candidate, reserve):
     "The plan for a candidate that suits metric, texts and time"
@@ -417,6 +423,9 @@ def _configure(search, candidate, reserve):
     some = search.train['text'].sample(min(len(search.train), 1000), random_state=search.seed).tolist()
     config = _for_length(config, some)
     plan = _planned(search, candidate, config, reserve)
+    if candidate.cost == 'steps' and config.model == 'bert' and _in_haste(search, plan.config):
+        config = replace(config, freeze=1/3)
+        plan = _planned(search, candidate, config, reserve)
     if plan.config or candidate.cost == 'linear' or config.max_len <= 128: return plan
     return _planned(search, candidate, replace(config, max_len=128), reserve)
 
@@ -501,6 +510,7 @@ def _describe(config, n, folds, most):
     if config.tokens == 'pretrained': parts.append(f'{config.max_len} tokens')
     if config.params.get('chars') is False: parts.append('words alone')
     if config.limit: parts.append(f'on {config.limit:,} of {n:,} tweets')
+    if config.freeze: parts.append('lower layers frozen')
     if folds < most: parts.append(f'validated on {folds} of {most} folds')
     if config.class_weight: parts.append('rare labels weighed up')
     if config.cleaner in (None, 'emoji_names'): parts.append('links and mentions as written')

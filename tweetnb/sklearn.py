@@ -126,6 +126,7 @@ class TweetClassifier(ClassifierMixin, BaseEstimator):
         clip:float|None=None, # Largest norm of the gradient
         patience:int|None=None, # Stop after this many epochs without a better loss on a tenth, held out
         probe:str|None=None, # Fit a linear head: 'only' that, or after a training by 'contrast'
+        freeze:float|None=None, # Share of a transformer's layers that stay as they are
         limit:int|None=None # Training tweets, at most
     ):
         store_attr(store_args=False)                           # each under its own name, and nothing else
@@ -162,6 +163,7 @@ class TweetRegressor(RegressorMixin, BaseEstimator):
         clip:float|None=None, # Largest norm of the gradient
         patience:int|None=None, # Stop after this many epochs without a better loss on a tenth, held out
         probe:str|None=None, # 'only' to fit a linear head and nothing else
+        freeze:float|None=None, # Share of a transformer's layers that stay as they are
         limit:int|None=None # Training tweets, at most
     ):
         store_attr(store_args=False)                           # each under its own name, and nothing else

@@ -72,6 +72,7 @@ class Config:
     probe:str|None = None # Fit a linear head on the encoder: 'only' that, or after a training by 'contrast'
     limit:int|None = None # Training tweets, at most; chosen at random
     seconds:float|None = None # End the training after so many; the learning rate follows the clock
+    freeze:float|None = None # Share of a transformer's layers that stay as they are, with the embedding below them
     windows:str|None = None # Read longer texts in windows, joined by one of `POOLINGS`, instead of cutting
     stride:int = 32 # Tokens that a window shares with the one before
     problem_type:str|None = None # 'regression' for numbers, 'ordinal' for ordered labels; default: as the column tells
@@ -119,7 +120,7 @@ def default_config(
 
 # %% ../../nbs/50_fit.ipynb #34545e82
 _for_networks = {'epochs', 'lr', 'bs', 'tokens', 'vocab', 'vectors', 'schedule', 'head_lr', 'clip', 'patience', 'probe',
-                 'seconds', 'windows', 'stride'}
+                 'seconds', 'freeze', 'windows', 'stride'}
 
 def config_from(
     model:str, # 'tfidf', or a name in `tweetnb.models.recurrent.models`
@@ -210,6 +211,15 @@ def stored_loaders(self:Config,
     return TweetDataLoaders.from_store(train, valid, self.bs, widths=widths, seed=seed), held
 
 # %% ../../nbs/50_fit.ipynb #b38e3766
+def _freeze(learn, share):
+    "Keep the embedding and a share of the layers of a transformer as they are, norms and all"
+    if not 0 < share < 1: raise TweetnbError(f'freeze={share!r} is not between 0 and 1', remedy='Write freeze=.5.')
+    if not isinstance(learn.model, TransformerClassifier):
+        raise TweetnbError('only transformers have layers to freeze', remedy='Leave out freeze.')
+    layers = len(learn.splitter(learn.model)) - 2           # without embedding and head
+    learn.train_bn = False
+    learn.freeze_to(1 + round(share*layers))
+
 @patch
 def learner(self:Config,
     dls:TweetDataLoaders, # From `loaders`
@@ -225,7 +235,9 @@ def learner(self:Config,
         params['vectors'] = torch.cat(parts, dim=1)
     if self.class_weight: kwargs = {'loss_func': tweet_loss(dls, weighted=True), **kwargs}
     lr = None if self.model == 'ngram' else self.lr             # `fit_ngram` has a rate of its own
-    return tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=lr, **kwargs, **params)
+    learn = tweet_learner(dls, self.model, self.pretrained, seed=seed, lr=lr, **kwargs, **params)
+    if self.freeze: _freeze(learn, self.freeze)
+    return learn
 
 # %% ../../nbs/50_fit.ipynb #32e8d5e8
 def _rates(config, learn):
