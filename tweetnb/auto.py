@@ -235,7 +235,7 @@ class Search:
         self.started = time.perf_counter()
         self.rows = []
         self.found = {}                                     # name -> Found
-        self.paces = {}                                     # a configuration -> seconds per tweet
+        self.paces = {}                                     # a configuration -> seconds per tweet, and when measured
         dev = df[df['split'] != 'test']
         self.cross = 'fold' in df
         self.folds = df.loc[dev.index, 'fold'].nunique() if self.cross else 0
@@ -337,15 +337,17 @@ def _for_length(config, texts):
 
 # %% ../nbs/56_auto.ipynb #84b42c31
 def _per_tweet(search, config):
-    "Seconds that one tweet takes in training, from a few batches"
+    "Seconds that one tweet takes in training, from a few batches: the least of what was measured a minute apart"
     same = replace(config, probe=None, epochs=1, lr=1, head_lr=None, limit=None, seconds=None)    # what takes time
     key = json.dumps(same.to_dict(), sort_keys=True)
-    if key in search.paces: return search.paces[key]
+    least,at = search.paces.get(key, (math.inf, -math.inf))
+    if time.perf_counter() - at < 60: return least
     sample = search.train.sample(min(len(search.train), 512), random_state=search.seed)
     table = _as_train(sample, np.arange(len(sample)) < 32)
     step = step_seconds(config, table, search.device, most=max(.02*search.left, .5))
-    search.paces[key] = 1.3*step/config.bs                  # batches are made as well
-    return search.paces[key]
+    least = min(least, 1.3*step/config.bs)                  # batches are made as well
+    search.paces[key] = least, time.perf_counter()
+    return least
 
 def _affordable_words(search, config):
     "TF-IDF without characters if they would take more than half of the time, by how long a few tweets take"
@@ -359,15 +361,6 @@ def _affordable_words(search, config):
     return replace(config, params={**config.params, 'chars': False}) if takes > search.seconds/2 else config
 
 # %% ../nbs/56_auto.ipynb #3dd164b2
-_many = 10_000 # With more training tweets than this, fine-tuning comes before a frozen encoder
-
-def _spoils(config, n, per_tweet, needed, later):
-    "Would a frozen head take the time of a transformer's first epoch, or of any epoch of the packaged encoder?"
-    tuned = fit_to_time(config, n, per_tweet, later)
-    if tuned is None: return False
-    if config.model == 'bert': return later - needed < n*per_tweet
-    return n > _many and later - needed < tuned.epochs*n*per_tweet
-
 _answered = 500 # Validation tweets that a network answers by cross-validation, at least
 
 def _few_folds(search):
@@ -377,6 +370,9 @@ def _few_folds(search):
 def _affordable_folds(search, training, seconds):
     "How many folds there is time for, if each takes as long as the training that is kept"
     return int(np.clip(seconds//training - 1, _few_folds(search), search.folds))
+
+# %% ../nbs/56_auto.ipynb #8ea0d80a
+_many = 10_000 # With more training tweets than this, fine-tuning comes before a frozen encoder
 
 @dataclass
 class Plan:
@@ -389,6 +385,13 @@ def _too_long(what, needed, left):
     "A plan not to begin"
     return Plan(why=f'{what}needs {needed:,.0f} s with its answers, {max(left, 0):,.0f} s are left for it')
 
+def _spoils(config, n, per_tweet, needed, later):
+    "Would a frozen head take the time of a transformer's first epoch, or of any epoch of the packaged encoder?"
+    tuned = fit_to_time(config, n, per_tweet, later)
+    if tuned is None: return False
+    if config.model == 'bert': return later - needed < n*per_tweet
+    return n > _many and later - needed < tuned.epochs*n*per_tweet
+
 def _planned(search, candidate, config, reserve):
     "The plan for a configuration that fits into the time left"
     n,folds = len(search.train), search.folds
@@ -396,11 +399,12 @@ def _planned(search, candidate, config, reserve):
     if search.left <= reserve + .02*search.seconds: return Plan(why='no time is left')
     if candidate.cost == 'linear': return Plan(config, folds)
     per_tweet = _per_tweet(search, config)
-    answers = per_tweet/4*(len(search.df) - n)              # those for validation and test
+    forward = per_tweet/(3 if config.freeze else 4)         # a step has a backward pass as well
+    answers = forward*(len(search.df) - n)                  # those for validation and test
     whole = min(search.left - reserve, candidate.share*search.seconds)
     left = whole - answers
     if candidate.cost == 'probe':
-        needed = per_tweet/4*n + 5 + (folds + 1)*n/1000
+        needed = forward*n + 5 + (folds + 1)*n/1000
         if needed >= left: return _too_long('', needed + answers, whole)
         later = search.left - reserve - answers             # what fine-tuning has, without this and with it
         spoils = _spoils(config, n, (_few_folds(search) + 1)*per_tweet, needed + answers, later)
@@ -411,6 +415,7 @@ def _planned(search, candidate, config, reserve):
     if planned is not None: return Plan(planned, folds)
     return _too_long('one epoch ', (folds + 1)*(n*per_tweet + 1) + answers, whole)
 
+# %% ../nbs/56_auto.ipynb #c78f546d
 def _in_haste(search, config):
     "Is there no time to read every tweet twice?"
     return config is None or config.seconds < 2*len(search.train)*_per_tweet(search, config)

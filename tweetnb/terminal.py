@@ -93,12 +93,12 @@ def print_saved(
 def parse_settings(
     settings:list|None # Each `name=value`
 ) -> dict:
-    "Parse settings; values are JSON, or else words"
+    "Parse settings; values are JSON, numbers such as .5, or else words"
     found = {}
     for text in settings or []:
         name,sign,value = text.partition('=')
         if not sign: raise TweetnbError(f'--set {text} has no value', remedy='Write --set epochs=2.')
-        try: found[name] = json.loads(value)
+        try: found[name] = json.loads(f'0{value}' if value.startswith('.') else value)
         except ValueError: found[name] = value
     return found
 

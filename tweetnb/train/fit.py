@@ -87,7 +87,7 @@ _defaults = {
     'bert': dict(tokens='pretrained', head_lr=2e-3, bs=32, epochs=2),
     'hf_classifier': dict(tokens='pretrained', head_lr=5e-4, bs=32, epochs=2)}
 _contrast = dict(lr=1e-4, head_lr=None, batches='stratify')               # no tweet twice in a batch
-_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds stride'.split())
+_positive = set('vocab min_freq max_len epochs lr head_lr bs clip patience limit seconds freeze stride'.split())
 
 def _frozen(pretrained):
     "The model and the settings of a linear head on an encoder that is not trained: the packaged one, or another"
@@ -213,7 +213,7 @@ def stored_loaders(self:Config,
 # %% ../../nbs/50_fit.ipynb #b38e3766
 def _freeze(learn, share):
     "Keep the embedding and a share of the layers of a transformer as they are, norms and all"
-    if not 0 < share < 1: raise TweetnbError(f'freeze={share!r} is not between 0 and 1', remedy='Write freeze=.5.')
+    if share >= 1: raise TweetnbError(f'freeze={share} is not below 1', remedy='Write freeze=.5.')
     if not isinstance(learn.model, TransformerClassifier):
         raise TweetnbError('only transformers have layers to freeze', remedy='Leave out freeze.')
     layers = len(learn.splitter(learn.model)) - 2           # without embedding and head
