@@ -97,7 +97,7 @@ def test_of_many_tweets_no_more_validate_than_are_needed():
     assert counts['test'] == 2_000 and counts['valid'] == 1_800
 
 
-@pytest.mark.parametrize('pace, share', [(.1, 1), (.065, .4), (.026, None), (.001, None)])
+@pytest.mark.parametrize('pace, share', [(.08, 1), (.065, .4), (.026, None), (.001, None)])
 def test_a_transformer_too_slow_for_a_third_of_the_tweets_waits_for_the_small_encoder(monkeypatch, pace, share):
     "The encoder leaves it time if it reads a tenth of them"
     tried = []
