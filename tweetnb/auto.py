@@ -428,7 +428,7 @@ def _configure(search, candidate, reserve):
     some = search.train['text'].sample(min(len(search.train), 1000), random_state=search.seed).tolist()
     config = _for_length(config, some)
     plan = _planned(search, candidate, config, reserve)
-    if candidate.cost == 'steps' and config.model == 'bert' and _in_haste(search, plan.config):
+    if config.model == 'bert' and config.probe is None and _in_haste(search, plan.config):
         config = replace(config, freeze=1/3)
         plan = _planned(search, candidate, config, reserve)
     if plan.config or candidate.cost == 'linear' or config.max_len <= 128: return plan
