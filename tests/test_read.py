@@ -596,6 +596,13 @@ def test_a_pattern_is_the_list_of_its_files(tmp_path):
     starred.write_text('text,label\nmy own star,glad\n')
     assert read_tweets(starred)['text'].tolist() == ['my own star']
 
+def test_rejected_lines_of_several_files_name_their_file(tmp_path):
+    (tmp_path/'one.csv').write_text('text,label\nhello there,a\n,b\nbye,b\n')
+    (tmp_path/'two.csv').write_text('text,label\nhey you,a\nfine,b\n,b\n')
+    summary = read_tweets(tmp_path/'*.csv').attrs['read'].summary()
+    assert summary.endswith('2 rejected: no text (one.csv line 3, two.csv line 4)')
+    assert read_tweets(tmp_path/'two.csv').attrs['read'].summary().endswith('1 rejected: no text (line 4)')
+
 def test_labels_of_parquet_and_shards(tmp_path):
     from tweetnb.data.datasets import convert
     pd.DataFrame({'text': ['good day', 'bad day'], 'label': [1, -1]}).to_parquet(tmp_path/'t.parquet')

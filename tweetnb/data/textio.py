@@ -109,6 +109,12 @@ def noted_rows(self:ReadReport) -> pd.DataFrame: # Columns `line`, `reason` and 
 
 # %% ../../nbs/02_textio.ipynb #6f4e9d18
 @patch
+def _places(self:ReadReport, rows):
+    "The lines of some remembered rows; with their files if these are several"
+    if (rows['path'] == self['path']).all(): return f"line {', '.join(map(str, rows['line']))}"
+    return ', '.join(f'{Path(path).name} line {line}' for path,line in zip(rows['path'], rows['line']))
+
+@patch
 def summary(self:ReadReport,
     examples:int=3 # Lines to name for each reason, at most
 ) -> str: # One line, and one for each reason to reject
@@ -120,10 +126,10 @@ def summary(self:ReadReport,
     if 'ordered' in self: text += f"\n  The labels are in an order: {self['ordered']} (problem type: ordinal)."
     rows = self.rejected_rows()
     for reason,n in self['rejected'].items():
-        lines = rows.loc[rows['reason'] == reason, 'line'].head(examples)
-        more = ', …' if n > len(lines) else ''
+        named = rows[rows['reason'] == reason].head(examples)
+        more = ', …' if n > len(named) else ''
         text += f"\n  {n:,} rejected: {reason}"
-        if len(lines): text += f" (line {', '.join(map(str, lines))}{more})"
+        if len(named): text += f' ({self._places(named)}{more})'
     return text
 
 # %% ../../nbs/02_textio.ipynb #6a834d17
