@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, given, settings, strategies as st
 
 from tweetnb.core import TweetnbError, data_path
 from tweetnb.data.read import READERS, iter_tweets, read_tweets, sniff_format
+from tweetnb.data.textio import ReadReport
 
 
 def adds_up(report, rows=True):
@@ -602,6 +603,9 @@ def test_rejected_lines_of_several_files_name_their_file(tmp_path):
     summary = read_tweets(tmp_path/'*.csv').attrs['read'].summary()
     assert summary.endswith('2 rejected: no text (one.csv line 3, two.csv line 4)')
     assert read_tweets(tmp_path/'two.csv').attrs['read'].summary().endswith('1 rejected: no text (line 4)')
+    total,part = ReadReport('two.csv', 'csv'), ReadReport(Path('two.csv').absolute(), 'csv')
+    part.reject(4, 'no text')
+    assert total.add(part).summary().endswith('1 rejected: no text (line 4)')
 
 def test_labels_of_parquet_and_shards(tmp_path):
     from tweetnb.data.datasets import convert

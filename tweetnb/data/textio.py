@@ -111,8 +111,9 @@ def noted_rows(self:ReadReport) -> pd.DataFrame: # Columns `line`, `reason` and 
 @patch
 def _places(self:ReadReport, rows):
     "The lines of some remembered rows; with their files if these are several"
-    if (rows['path'] == self['path']).all(): return f"line {', '.join(map(str, rows['line']))}"
-    return ', '.join(f'{Path(path).name} line {line}' for path,line in zip(rows['path'], rows['line']))
+    paths,own = [Path(o).absolute() for o in rows['path']], Path(self['path']).absolute()
+    if all(o == own for o in paths): return f"line {', '.join(map(str, rows['line']))}"
+    return ', '.join(f'{path.name} line {line}' for path,line in zip(paths, rows['line']))
 
 @patch
 def summary(self:ReadReport,
